@@ -1,0 +1,392 @@
+"""Compiles the native kernels: ``python -m zoo.ops.build [--cuda] [--into FOLDER]``.
+
+One shared library on the LibTorch stable ABI, without Python headers: it serves every Python and many torch versions.
+Sources are compiled one by one by plain subprocesses into a temporary folder, linked, and put in place by an atomic rename:
+there is no lock that could go stale, and processes that compile at once only do the same work twice. Objects and binaries
+are kept in ``$ZOO_CACHE`` (else the XDG cache folder), keyed by the sources, the flags, the compiler and the architecture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+log = logging.getLogger("zoo.ops")
+
+CSRC = Path(__file__).parent / "csrc"
+PREBUILT = Path(__file__).parent / "_native"
+ABI_TARGET = "0x020a000000000000"  # torch 2.10, the oldest release whose stable ABI has all that is used
+CUDA_ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+LIBRARY_NAME = "libzoo_ops.so"
+_INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
+_ISA_FLAGS = {
+    "baseline": ("-march=x86-64-v2",),
+    "avx2": ("-march=x86-64-v3",),
+    "avx512": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
+}
+
+
+class BuildError(RuntimeError):
+    """The native kernels could not be built; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One compilation: a source file and the flags that are its own."""
+
+    source: Path
+    flags: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        isa = next((flag.removeprefix("-DZOO_ISA=") for flag in self.flags if flag.startswith("-DZOO_ISA=")), None)
+        return str(self.source.relative_to(CSRC)) + (f" [{isa}]" if isa else "")
+
+
+# --------------------------------------------------------------------------------------------------- toolchain
+
+
+def find_compiler() -> str:
+    """The C++ compiler: ``$CXX``, else c++, g++ or clang++ on the PATH."""
+    named = os.environ.get("CXX")
+    candidates = [named] if named else ["c++", "g++", "clang++"]
+    for candidate in candidates:
+        path = shutil.which(candidate)
+        if path:
+            return path
+    what = f"CXX={named} is not on the PATH" if named else "no C++ compiler (c++, g++, clang++) is on the PATH"
+    raise BuildError(f"{what}; install one (Debian: apt-get install g++) or set CXX")
+
+
+def find_nvcc() -> str:
+    """The CUDA compiler: ``$CUDA_HOME/bin/nvcc``, the PATH, or /usr/local/cuda."""
+    home = os.environ.get("CUDA_HOME")
+    for candidate in ([f"{home}/bin/nvcc"] if home else []) + ["nvcc", "/usr/local/cuda/bin/nvcc"]:
+        path = shutil.which(candidate)
+        if path:
+            return path
+    raise BuildError("nvcc is not on the PATH; install the CUDA toolkit or set CUDA_HOME")
+
+
+@functools.lru_cache
+def compiler_version(compiler: str) -> str:
+    """What the compiler says of itself; a compiler that does not answer is a BuildError."""
+    try:
+        done = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise BuildError(f"the compiler {compiler} does not run: {error}") from error
+    return done.stdout.strip()
+
+
+def _torch_folder() -> Path:
+    return Path(torch.__file__).parent
+
+
+def common_flags() -> tuple[str, ...]:
+    """Flags of every compilation, host and device."""
+    include = _torch_folder() / "include"
+    return ("-O3", "-std=c++20", f"-DTORCH_TARGET_VERSION={ABI_TARGET}", f"-I{include}", f"-I{CSRC}")
+
+
+def cpu_flags() -> tuple[str, ...]:
+    """Flags of the C++ compiler for all C++ sources."""
+    return (*common_flags(), "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas")
+
+
+def is_x86() -> bool:
+    """Whether this machine has the x86 instruction sets that the kernels are specialised for."""
+    return platform.machine() in ("x86_64", "AMD64")
+
+
+def cpu_units() -> list[Unit]:
+    """All C++ compilations: plain sources once, those below ``cpu/isa`` once for each instruction set."""
+    x86 = is_x86()
+    plain = (*_ISA_FLAGS["baseline"], "-DZOO_X86=1") if x86 else ()
+    units = [Unit(path, plain) for path in sorted((CSRC / "cpu").glob("*.cpp"))]
+    # Order matters: the linker keeps the first copy of an inline function, which must be the baseline's.
+    for isa in _ISA_FLAGS if x86 else ("baseline",):
+        flags = (*_ISA_FLAGS[isa], "-DZOO_X86=1") if x86 else ()
+        units += [Unit(path, (*flags, f"-DZOO_ISA={isa}")) for path in sorted((CSRC / "cpu" / "isa").glob("*.cpp"))]
+    return units
+
+
+def cuda_units(architectures: Sequence[int] = CUDA_ARCHITECTURES) -> list[Unit]:
+    """All CUDA compilations, each for every architecture, with PTX of the newest for GPUs to come."""
+    codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in architectures]
+    newest = max(architectures)
+    codes.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
+    flags = ("-Xcompiler", "-fPIC,-fvisibility=hidden", "--expt-relaxed-constexpr", "--threads", "2", *codes)
+    return [Unit(path, flags) for path in sorted((CSRC / "cuda").glob("*.cu"))]
+
+
+# ---------------------------------------------------------------------------------------------------------- keys
+
+
+def source_closure(source: Path) -> list[Path]:
+    """A source file and all project headers that it reaches, sorted."""
+    seen: set[Path] = set()
+    pending = [source]
+    while pending:
+        path = pending.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for name in _INCLUDE.findall(path.read_text()):
+            pending += [found for found in ((path.parent / name).resolve(), CSRC / name) if found.is_file()][:1]
+    return sorted(seen)
+
+
+def unit_key(unit: Unit, compiler: str, flags: Sequence[str]) -> str:
+    """The hash under which a compilation's object is kept."""
+    digest = hashlib.sha256()
+    for part in (compiler_version(compiler), torch.__version__, *flags, *unit.flags):
+        digest.update(part.encode() + b"\0")
+    for path in source_closure(unit.source):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:24]
+
+
+def cache_folder() -> Path:
+    """``$ZOO_CACHE``, else ``$XDG_CACHE_HOME/voxelzoo``, else ``~/.cache/voxelzoo``; a private temporary folder if unwritable."""
+    named = os.environ.get("ZOO_CACHE")
+    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voxelzoo"
+    folder = base / "ops"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        return _temporary_cache(str(folder), str(error))
+
+
+@functools.lru_cache
+def _temporary_cache(folder: str, why: str) -> Path:
+    private = Path(tempfile.mkdtemp(prefix="voxelzoo-"))
+    log.warning(
+        "zoo.ops: the cache folder %s cannot be written (%s); compiling into %s for now. Set ZOO_CACHE to a folder you own.",
+        folder,
+        why,
+        private,
+    )
+    return private
+
+
+# --------------------------------------------------------------------------------------------------------- build
+
+
+def find_or_build(*, strict: bool = False) -> Path:
+    """The binary to load: one shipped with the package, one in the cache, or one compiled now.
+
+    Args:
+        strict: A source that does not compile is an error; else it is left out with a warning, and its ops run their
+            reference.
+
+    Raises:
+        BuildError: There is no compiler, or it compiles nothing.
+    """
+    shipped = prebuilt()
+    if shipped is not None:
+        return shipped
+    cuda = torch.cuda.is_available() and shutil.which("nvcc") is not None
+    architectures = (
+        sorted(
+            {
+                10 * major + minor
+                for major, minor in map(torch.cuda.get_device_capability, range(torch.cuda.device_count()))
+            }
+        )
+        if cuda
+        else ()
+    )
+    return build(cuda_architectures=architectures, strict=strict)
+
+
+def prebuilt() -> Path | None:
+    """The binary that a wheel carries, if it belongs to these sources."""
+    path = PREBUILT / LIBRARY_NAME
+    note = path.with_suffix(".json")
+    if not path.is_file() or not note.is_file():
+        return None
+    if json.loads(note.read_text()).get("sources") != sources_hash():
+        log.warning(
+            "zoo.ops: %s was built from other sources and is not used; run `python -m zoo.ops.build --into %s`",
+            path,
+            PREBUILT,
+        )
+        return None
+    return path
+
+
+def sources_hash() -> str:
+    """One hash over every native source file."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in CSRC.rglob("*") if p.is_file()):
+        digest.update(str(path.relative_to(CSRC)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def build(*, cuda_architectures: Sequence[int] = (), strict: bool = False) -> Path:
+    """Compile what is not in the cache, link, and return the binary's path in the cache."""
+    compiler = find_compiler()
+    jobs = [(unit, compiler, cpu_flags()) for unit in cpu_units()]
+    linker = compiler
+    if cuda_architectures:
+        linker = find_nvcc()
+        jobs += [(unit, linker, common_flags()) for unit in cuda_units(cuda_architectures)]
+    keys = [unit_key(*job) for job in jobs]
+    cache = cache_folder()
+    target = cache / f"{hashlib.sha256(' '.join(keys).encode()).hexdigest()[:24]}-{LIBRARY_NAME}"
+    if target.is_file():
+        return target
+    objects = [cache / f"{key}.o" for key in keys]
+    missing = [(job, path) for job, path in zip(jobs, objects, strict=True) if not path.is_file()]
+    start = time.monotonic()
+    log.warning(
+        "zoo.ops: compiling %d of %d native sources with %s, once (about %d s) ...",
+        len(missing),
+        len(jobs),
+        compiler,
+        2 + 2 * len(missing),
+    )
+    with tempfile.TemporaryDirectory(dir=cache, prefix="build-") as scratch:
+        failures = _compile_all(missing, Path(scratch), strict=strict)
+        usable = [path for path in objects if path.is_file()]
+        if not usable:
+            raise BuildError(
+                f"{compiler} compiled none of the native sources: {failures[0] if failures else 'there are none'}"
+            )
+        linked = Path(scratch) / LIBRARY_NAME
+        _run(_link_command(linker, usable, linked), "linking")
+        if failures:  # incomplete: usable now, but never found again under this key
+            target = cache / f"partial-{os.getpid()}-{target.name}"
+        os.replace(linked, target)
+    log.warning("zoo.ops: native kernels ready after %.0f s", time.monotonic() - start)
+    return target
+
+
+def _compile_all(
+    jobs: Sequence[tuple[tuple[Unit, str, Sequence[str]], Path]], scratch: Path, *, strict: bool
+) -> list[str]:
+    """Compile in parallel; returns one line for each source that failed."""
+
+    def one(numbered: tuple[int, tuple[tuple[Unit, str, Sequence[str]], Path]]) -> str | None:
+        number, ((unit, compiler, flags), path) = numbered
+        made = scratch / f"{number}.o"
+        try:
+            _run([compiler, *flags, *unit.flags, "-c", str(unit.source), "-o", str(made)], unit.label)
+        except BuildError as error:
+            if strict:
+                raise
+            return str(error)
+        os.replace(made, path)
+        return None
+
+    with ThreadPoolExecutor(
+        max_workers=max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    ) as pool:
+        failures = [failure for failure in pool.map(one, enumerate(jobs)) if failure]
+    for failure in failures:
+        log.warning("zoo.ops: %s; its ops run their plain torch reference", failure)
+    return failures
+
+
+def _link_command(linker: str, objects: Sequence[Path], output: Path) -> list[str]:
+    libraries = [f"-L{_torch_folder() / 'lib'}", "-ltorch_cpu"]
+    if Path(linker).name.startswith("nvcc"):
+        return [
+            linker,
+            "-shared",
+            "-cudart",
+            "static",
+            *map(str, objects),
+            "-o",
+            str(output),
+            *libraries,
+            "-Xlinker",
+            "--as-needed",
+            "-ldl",
+        ]
+    return [linker, "-shared", *map(str, objects), "-o", str(output), *libraries, "-Wl,--as-needed", "-ldl"]
+
+
+def _run(command: Sequence[str], what: str) -> None:
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except OSError as error:
+        raise BuildError(f"{what}: {command[0]} does not run: {error}") from error
+    except subprocess.CalledProcessError as error:
+        lines = [line for line in error.stderr.splitlines() if "error" in line.lower()] or error.stderr.splitlines()[
+            -3:
+        ]
+        raise BuildError(
+            f"{what}: {command[0]} failed with exit status {error.returncode}: {' | '.join(lines[:3])}"
+        ) from error
+
+
+def install_into(folder: Path, built: Path) -> Path:
+    """Copy a binary beside a note of its sources, as wheels carry it; both are placed atomically."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / LIBRARY_NAME
+    for name, content in (
+        (target, built.read_bytes()),
+        (target.with_suffix(".json"), json.dumps({"sources": sources_hash(), "abi_target": ABI_TARGET}).encode()),
+    ):
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as scratch:
+            scratch.write(content)
+        os.chmod(scratch.name, 0o755)
+        os.replace(scratch.name, name)
+    return target
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line of this module."""
+    parser = argparse.ArgumentParser(
+        prog="python -m zoo.ops.build", description="Compile the native kernels of zoo.ops."
+    )
+    parser.add_argument(
+        "--cuda",
+        action="store_true",
+        help=f"with CUDA kernels for sm_{', sm_'.join(map(str, CUDA_ARCHITECTURES))} and PTX; needs nvcc, no GPU",
+    )
+    parser.add_argument(
+        "--arch",
+        type=int,
+        action="append",
+        metavar="NN",
+        help="only this CUDA architecture (repeatable), for example 90",
+    )
+    parser.add_argument(
+        "--into", type=Path, metavar="FOLDER", help=f"also place the binary here; {PREBUILT} makes it part of a wheel"
+    )
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s")
+    try:
+        path = build(cuda_architectures=(options.arch or CUDA_ARCHITECTURES) if options.cuda else (), strict=True)
+    except BuildError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    if options.into:
+        path = install_into(options.into, path)
+    sys.stdout.write(f"{path}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
