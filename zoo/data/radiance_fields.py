@@ -1,0 +1,276 @@
+"""Captured and generated scenes for radiance fields, as a Lightning data module."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from zoo.data.bad_samples import BadSamples, SampleError
+from zoo.data.formats.blender import is_blender, read_blender
+from zoo.data.formats.colmap_scene import is_colmap, read_colmap
+from zoo.data.formats.instant_ngp import is_instant_ngp, read_instant_ngp
+from zoo.data.posed_images import PosedImages, load_posed_images
+from zoo.data.scene_index import SceneIndex
+
+logger = logging.getLogger(__name__)
+
+Format = Literal["auto", "blender", "instant_ngp", "colmap"]
+
+_READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path, BadSamples], SceneIndex]]] = {
+    "blender": (is_blender, read_blender),
+    "instant_ngp": (is_instant_ngp, read_instant_ngp),
+    "colmap": (is_colmap, read_colmap),
+}
+
+
+def detect_format(root: Path) -> str:
+    """The layout of a scene folder: ``blender``, ``instant_ngp`` or ``colmap``.
+
+    Raises:
+        SampleError: if the folder is missing or holds none of them.
+    """
+    if not root.is_dir():
+        raise SampleError(root, "no such folder; set data.root, or data.generate=true for the scene that zoo generates")
+    for name, (matches, _) in _READERS.items():
+        if matches(root):
+            return name
+    raise SampleError(
+        root,
+        "holds no scene: expected transforms_train.json (Blender), transforms.json (instant-ngp) or a COLMAP model "
+        "(cameras.bin or cameras.txt in sparse/0, sparse or here)",
+    )
+
+
+class Indices(Dataset[Tensor]):
+    """The integers themselves as int64 tensors of shape ``(1,)``."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.tensor([index])
+
+
+class StepSampler(Sampler[int]):
+    """The indices of the training steps that are left.
+
+    Its length is that of the whole run, because a resumed Lightning loop counts the steps before the checkpoint as
+    fetched.
+
+    Args:
+        max_steps: number of steps of the run.
+        first: returns the index of the next step; asked anew at each pass.
+    """
+
+    def __init__(self, max_steps: int, first: Callable[[], int]) -> None:
+        self.max_steps = max_steps
+        self.first = first
+
+    def __len__(self) -> int:
+        return self.max_steps
+
+    def __iter__(self) -> Iterator[int]:
+        yield from range(self.first(), self.max_steps)
+
+
+class RadianceFieldData(LightningDataModule):
+    """Posed photographs in one of the layouts that `detect_format` knows.
+
+    The training loader yields only the index of each step: the task draws the rays itself with
+    `zoo.data.posed_images.sample_rays`, a pure function of seed and step, so that a resumed run sees the same rays with
+    any number of workers. The val and test loaders yield indices of pictures. Pictures are decoded when a split is
+    first used.
+
+    Args:
+        root: folder of the scene.
+        format: layout; ``"auto"`` finds it out.
+        downscale: side of the blocks of pixels that are averaged.
+        holdout_every: each how manieth view is held out where the layout has no split.
+        on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count views that cannot be used.
+        scene_scale: positions are multiplied by it, on top of what the layout prescribes.
+        scene_offset: and then shifted by it.
+        aabb: box to model, xmin ymin zmin xmax ymax zmax, in units after scaling; None: as the layout says.
+        near: distance at which rays start, in units after scaling; None: as the layout says.
+        far: distance at which they end.
+        seed: of the rays.
+        max_steps: number of training steps, the length of the training loader.
+        num_workers: worker processes of the loaders.
+        generate: make the synthetic scene (see `zoo.data.synthetic_scene`) if ``root`` does not exist.
+        image_size: side of the pictures of a generated scene.
+
+    Raises:
+        ValueError: on arguments out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | Path,
+        format: Format = "auto",
+        downscale: int = 1,
+        holdout_every: int = 8,
+        on_bad_sample: Literal["error", "skip"] = "error",
+        scene_scale: float = 1.0,
+        scene_offset: Sequence[float] = (0.0, 0.0, 0.0),
+        aabb: Sequence[float] | None = None,
+        near: float | None = None,
+        far: float | None = None,
+        seed: int = 0,
+        max_steps: int = 20_000,
+        num_workers: int = 0,
+        generate: bool = False,
+        image_size: int = 128,
+    ) -> None:
+        super().__init__()
+        if format != "auto" and format not in _READERS:
+            raise ValueError(f"format: {format!r}, expected 'auto' or one of {sorted(_READERS)}")
+        if downscale < 1 or holdout_every < 2 or max_steps < 1 or num_workers < 0:
+            raise ValueError(
+                f"downscale={downscale}, holdout_every={holdout_every}, max_steps={max_steps}, "
+                f"num_workers={num_workers}: expected at least 1, 2, 1 and 0"
+            )
+        if aabb is not None and (len(aabb) != 6 or not all(aabb[i] < aabb[i + 3] for i in range(3))):
+            raise ValueError(f"aabb: {list(aabb)}, expected xmin ymin zmin xmax ymax zmax with min < max")
+        self.root = Path(root).expanduser()
+        self.format = format
+        self.downscale = downscale
+        self.holdout_every = holdout_every
+        self.bad_samples = BadSamples(on_bad_sample)
+        self.scene_scale = scene_scale
+        self.scene_offset = tuple(scene_offset)
+        self.seed = seed
+        self.max_steps = max_steps
+        self.num_workers = num_workers
+        self.generate = generate
+        self.image_size = image_size
+        self._box = None if aabb is None else tuple(float(value) for value in aabb)
+        self._near, self._far = near, far
+        self._index: SceneIndex | None = None
+        self._splits: dict[str, PosedImages] = {}
+
+    def prepare_data(self) -> None:
+        """Generate the synthetic scene where that is asked for and ``root`` does not exist."""
+        if self.generate and not self.root.exists():
+            from zoo.data.synthetic_scene import generate_scene
+
+            generate_scene(self.root, image_size=self.image_size)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the index files; pictures follow when a split is used.
+
+        Raises:
+            SampleError: if the scene or a part of it is unusable (see ``on_bad_sample``).
+        """
+        if self._index is not None:
+            return
+        name = detect_format(self.root) if self.format == "auto" else self.format
+        index = _READERS[name][1](self.root, self.bad_samples)
+        index = index.transformed(self.scene_scale, self.scene_offset).with_holdout(self.holdout_every)
+        for split, views in index.splits.items():
+            if not views:
+                raise SampleError(index.source, f"an empty split: nothing is left to {split} on")
+        self._index = replace(
+            index,
+            aabb=self._box if self._box is not None else index.aabb,
+            near=self._near if self._near is not None else index.near,
+            far=self._far if self._far is not None else index.far,
+        )
+        counts = ", ".join(f"{len(views)} {split}" for split, views in index.splits.items())
+        logger.info("%s (%s): %s views; %d skipped", self.root, name, counts, len(self.bad_samples))
+
+    @property
+    def index(self) -> SceneIndex:
+        """What the index files say."""
+        if self._index is None:
+            raise RuntimeError("call setup() first")
+        return self._index
+
+    def _split(self, name: str) -> PosedImages:
+        if name not in self._splits:
+            index = self.index
+            same = [other for other in self._splits if index.splits[other] is index.splits[name]]
+            self._splits[name] = (
+                self._splits[same[0]]
+                if same
+                else load_posed_images(
+                    index.splits[name],
+                    source=index.source,
+                    downscale=self.downscale,
+                    bad_samples=self.bad_samples,
+                )
+            )
+        return self._splits[name]
+
+    @property
+    def train(self) -> PosedImages:
+        """Views to train on."""
+        return self._split("train")
+
+    @property
+    def val(self) -> PosedImages:
+        """Views to watch during training."""
+        return self._split("val")
+
+    @property
+    def test(self) -> PosedImages:
+        """Views to measure on."""
+        return self._split("test")
+
+    @property
+    def aabb(self) -> Tensor:
+        """Box to model ``(6,)``: xmin ymin zmin xmax ymax zmax."""
+        return torch.tensor(self.index.aabb, dtype=torch.float32)
+
+    @property
+    def near(self) -> float:
+        """Distance at which rays start."""
+        return self.index.near
+
+    @property
+    def far(self) -> float:
+        """Distance at which rays end."""
+        return self.index.far
+
+    @property
+    def white_background(self) -> bool:
+        """Whether transparent pictures are meant to stand on white."""
+        return self.index.white_background
+
+    @property
+    def num_skipped(self) -> int:
+        """How many views were left out so far."""
+        return len(self.bad_samples)
+
+    def _first_step(self) -> int:
+        return self.trainer.global_step if self.trainer is not None else 0
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        """Indices of the training steps, int64 of shape ``(1,)``, from the trainer's current step on."""
+        sampler = StepSampler(self.max_steps, self._first_step)
+        return DataLoader(Indices(self.max_steps), sampler=sampler, batch_size=None, num_workers=self.num_workers)
+
+    def _picture_loader(self, images: PosedImages) -> DataLoader[Tensor]:
+        return DataLoader(Indices(len(images)), batch_size=None, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        """Indices of the val pictures, int64 of shape ``(1,)``."""
+        return self._picture_loader(self.val)
+
+    def test_dataloader(self) -> DataLoader[Tensor]:
+        """Indices of the test pictures, int64 of shape ``(1,)``."""
+        return self._picture_loader(self.test)
+
+    def predict_dataloader(self) -> DataLoader[Tensor]:
+        """The test pictures."""
+        return self.test_dataloader()
