@@ -1,14 +1,16 @@
 """Compiles the native kernels: ``python -m zoo.ops.build [--cuda] [--into FOLDER]``.
 
 One shared library on the LibTorch stable ABI, without Python headers: it serves every Python and many torch versions.
-Sources are compiled one by one by plain subprocesses into a temporary folder, linked, and put in place by an atomic rename:
-there is no lock that could go stale, and processes that compile at once only do the same work twice. Objects and binaries
-are kept in ``$ZOO_CACHE`` (else the XDG cache folder), keyed by the sources, the flags, the compiler and the architecture.
+Sources are compiled one by one by plain subprocesses into a temporary folder, linked, and put in place by an atomic
+rename: there is no lock that could go stale, and processes that compile at once only do the same work twice. Objects
+and binaries are kept in ``$ZOO_CACHE`` (else the XDG cache folder), keyed by the sources, the flags, the compiler and
+the architecture.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import functools
 import hashlib
 import json
@@ -56,6 +58,7 @@ class Unit:
 
     @property
     def label(self) -> str:
+        """The file's name below csrc, with the instruction set where there are several."""
         isa = next((flag.removeprefix("-DZOO_ISA=") for flag in self.flags if flag.startswith("-DZOO_ISA=")), None)
         return str(self.source.relative_to(CSRC)) + (f" [{isa}]" if isa else "")
 
@@ -164,7 +167,10 @@ def unit_key(unit: Unit, compiler: str, flags: Sequence[str]) -> str:
 
 
 def cache_folder() -> Path:
-    """``$ZOO_CACHE``, else ``$XDG_CACHE_HOME/voxelzoo``, else ``~/.cache/voxelzoo``; a private temporary folder if unwritable."""
+    """The folder of objects and binaries; a private temporary one, gone at exit, where it cannot be written.
+
+    It is ``ops`` below ``$ZOO_CACHE``, else ``$XDG_CACHE_HOME/voxelzoo``, else ``~/.cache/voxelzoo``.
+    """
     named = os.environ.get("ZOO_CACHE")
     base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voxelzoo"
     folder = base / "ops"
@@ -179,8 +185,10 @@ def cache_folder() -> Path:
 @functools.lru_cache
 def _temporary_cache(folder: str, why: str) -> Path:
     private = Path(tempfile.mkdtemp(prefix="voxelzoo-"))
+    atexit.register(shutil.rmtree, private, ignore_errors=True)
     log.warning(
-        "zoo.ops: the cache folder %s cannot be written (%s); compiling into %s for now. Set ZOO_CACHE to a folder you own.",
+        "zoo.ops: the cache folder %s cannot be written (%s); compiling into %s, for this process only. "
+        "Set ZOO_CACHE to a folder you own.",
         folder,
         why,
         private,

@@ -1,5 +1,6 @@
-"""Checks of arguments: dtype, device and shape at each call; values where a type is built, or everywhere with ``ZOO_CHECK=1``.
+"""Checks of arguments.
 
+Dtype, device and shape are checked at each call, values where a type is built, or everywhere with ``ZOO_CHECK=1``.
 Every message names the argument, what was found and what was expected.
 """
 
@@ -16,7 +17,7 @@ FLOATING_OR_HALF = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def checks_values() -> bool:
-    """Whether ``ZOO_CHECK=1`` asks for checks of values (range, finiteness) at every call; they read the data and cost time."""
+    """Whether ``ZOO_CHECK=1`` asks for checks of values (range, finiteness) at every call; they cost time."""
     return os.environ.get("ZOO_CHECK", "0") not in ("", "0")
 
 
@@ -58,7 +59,7 @@ def check_finite(name: str, tensor: Tensor) -> None:
     if bool(bad.any()):
         first = tuple(int(i) for i in bad.nonzero()[0])
         raise ValueError(
-            f"{name}: found {int(bad.sum())} values that are NaN or infinite, the first at {first}; expected finite values"
+            f"{name}: found {int(bad.sum())} values that are NaN or infinite, the first at {first}; expected finite"
         )
 
 

@@ -1,7 +1,7 @@
 """How an op is defined: one schema, one reference, one fake, one backward and one autocast rule, all in Python.
 
 The native binary adds kernels for CPU and CUDA under the same names; where it is missing, the reference (registered as
-CompositeExplicitAutograd) answers. Graphs, ``opcheck``, ``torch.compile`` and ``torch.export`` are the same in both modes.
+CompositeExplicitAutograd) answers. Graphs, ``opcheck``, ``torch.compile`` and ``torch.export`` are the same either way.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Finds the native kernels: a prebuilt binary, a cached one, or one compiled on first use; else the reference answers.
 
-``ZOO_OPS=reference`` never looks for a binary, ``ZOO_OPS=native`` makes its absence an error. The choice is made once, at
-the first call of an op, never at import.
+``ZOO_OPS=reference`` never looks for a binary, ``ZOO_OPS=native`` makes its absence an error. The choice is made once,
+at the first call of an op, never at import.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
@@ -12,9 +13,10 @@
 
 // <emulator> provides cudaStream_t, dim3, ZOO_LAUNCH and the device intrinsics (included on the command line).
 namespace zoo {
-inline cudaStream_t current_stream(const torch::stable::Tensor&) {
-  return nullptr;
-}
+inline cudaStream_t current_stream(const torch::stable::Tensor&) { return nullptr; }
+struct OnDevice {
+  explicit OnDevice(const torch::stable::Tensor&) {}
+};
 }  // namespace zoo
 
 #else
@@ -34,6 +36,15 @@ inline cudaStream_t current_stream(const torch::stable::Tensor&) {
   T* name = reinterpret_cast<T*>(zoo_dynamic_shared)
 
 namespace zoo {
+
+// While it lives, the tensor's GPU is the current one: every function that launches a kernel itself holds one.
+class OnDevice {
+ public:
+  explicit OnDevice(const torch::stable::Tensor& where) : guard_(where.get_device_index()) {}
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+};
 
 inline cudaStream_t current_stream(const torch::stable::Tensor& where) {
   using CurrentCudaStream = AOTITorchError (*)(int32_t, void**);

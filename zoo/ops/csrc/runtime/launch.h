@@ -29,7 +29,7 @@ __global__ void grid_stride_kernel(int64_t n, F f) {
 template <class F>
 void launch(const torch::stable::Tensor& where, int64_t n, const F& f, int64_t /*grain*/ = 0) {
   if (n == 0) return;
-  torch::stable::accelerator::DeviceGuard guard(where.get_device_index());
+  const OnDevice guard(where);
   const int64_t blocks = std::min<int64_t>((n + kThreads - 1) / kThreads, 1 << 16);
   ZOO_LAUNCH((grid_stride_kernel<F>), dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, current_stream(where), n,
              f);
