@@ -1,0 +1,49 @@
+"""Normalisation and activation of the features of sparse tensors; absent sites take no part."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from zoo.models.layers.sparse_sequential import SparseModule
+from zoo.ops import SparseTensor
+
+
+class SparseBatchNorm(nn.BatchNorm1d, SparseModule):
+    """Batch normalisation over all active sites of the batch.
+
+    With fewer than two sites there are no batch statistics: training then normalises with the running ones and leaves
+    them as they are, so that an empty or nearly empty batch does not stop a run.
+    """
+
+    def forward(self, input: SparseTensor) -> SparseTensor:  # type: ignore[override]
+        """Normalise the features (N, C)."""
+        features = input.features
+        if self.training and features.shape[0] < 2 and self.track_running_stats:
+            normal = functional.batch_norm(
+                features, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
+        else:
+            normal = super().forward(features)
+        return input.replace_feature(normal)
+
+
+class SparseLayerNorm(nn.LayerNorm, SparseModule):
+    """Layer normalisation over the channels of each site."""
+
+    def forward(self, input: SparseTensor) -> SparseTensor:  # type: ignore[override]
+        """Normalise the features (N, C)."""
+        return input.replace_feature(super().forward(input.features))
+
+
+class SparseActivation(SparseModule):
+    """A plain module applied to the features, for use outside `SparseSequential`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """Apply the module to the features (N, C)."""
+        features: Tensor = self.module(x.features)
+        return x.replace_feature(features)
