@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,18 +253,17 @@ def sources_hash() -> str:
 def build(*, cuda_architectures: Sequence[int] = (), strict: bool = False) -> Path:
     """Compile what is not in the cache, link, and return the binary's path in the cache."""
     compiler = find_compiler()
-    jobs = [(unit, compiler, cpu_flags()) for unit in cpu_units()]
+    cache = cache_folder()
+    jobs = [_job(unit, compiler, cpu_flags(), cache) for unit in cpu_units()]
     linker = compiler
     if cuda_architectures:
         linker = find_nvcc()
-        jobs += [(unit, linker, common_flags()) for unit in cuda_units(cuda_architectures)]
-    keys = [unit_key(*job) for job in jobs]
-    cache = cache_folder()
-    target = cache / f"{hashlib.sha256(' '.join(keys).encode()).hexdigest()[:24]}-{LIBRARY_NAME}"
+        jobs += [_job(unit, linker, common_flags(), cache) for unit in cuda_units(cuda_architectures)]
+    names = " ".join(job.object.stem for job in jobs)
+    target = cache / f"{hashlib.sha256(names.encode()).hexdigest()[:24]}-{LIBRARY_NAME}"
     if target.is_file():
         return target
-    objects = [cache / f"{key}.o" for key in keys]
-    missing = [(job, path) for job, path in zip(jobs, objects, strict=True) if not path.is_file()]
+    missing = [job for job in jobs if not job.object.is_file()]
     start = time.monotonic()
     log.warning(
         "zoo.ops: compiling %d of %d native sources with %s, once (about %d s) ...",
@@ -274,45 +273,58 @@ def build(*, cuda_architectures: Sequence[int] = (), strict: bool = False) -> Pa
         2 + 2 * len(missing),
     )
     with tempfile.TemporaryDirectory(dir=cache, prefix="build-") as scratch:
-        failures = _compile_all(missing, Path(scratch), strict=strict)
-        usable = [path for path in objects if path.is_file()]
+        failed = _compile_all(missing, Path(scratch), strict=strict)
+        usable = [job for job in jobs if job.object.is_file() and not _needs_any(job, failed)]
         if not usable:
-            raise BuildError(
-                f"{compiler} compiled none of the native sources: {failures[0] if failures else 'there are none'}"
-            )
+            raise BuildError(f"{compiler} compiled none of the native sources: {next(iter(failed.values()), 'none')}")
         linked = Path(scratch) / LIBRARY_NAME
-        _run(_link_command(linker, usable, linked), "linking")
-        if failures:  # incomplete: usable now, but never found again under this key
+        _run(_link_command(linker, [job.object for job in usable], linked), "linking")
+        if failed:  # usable now, but never to be found again
             target = cache / f"partial-{os.getpid()}-{target.name}"
+            atexit.register(target.unlink, missing_ok=True)
         os.replace(linked, target)
     log.warning("zoo.ops: native kernels ready after %.0f s", time.monotonic() - start)
     return target
 
 
-def _compile_all(
-    jobs: Sequence[tuple[tuple[Unit, str, Sequence[str]], Path]], scratch: Path, *, strict: bool
-) -> list[str]:
-    """Compile in parallel; returns one line for each source that failed."""
+@dataclass(frozen=True)
+class _Job:
+    unit: Unit
+    command: tuple[str, ...]
+    object: Path
 
-    def one(numbered: tuple[int, tuple[tuple[Unit, str, Sequence[str]], Path]]) -> str | None:
-        number, ((unit, compiler, flags), path) = numbered
+
+def _job(unit: Unit, compiler: str, flags: Sequence[str], cache: Path) -> _Job:
+    command = (compiler, *flags, *unit.flags, "-c", str(unit.source))
+    return _Job(unit, command, cache / f"{unit_key(unit, compiler, flags)}.o")
+
+
+def _compile_all(jobs: Sequence[_Job], scratch: Path, *, strict: bool) -> dict[_Job, str]:
+    """Compile in parallel; returns what failed, and why."""
+
+    def one(numbered: tuple[int, _Job]) -> str | None:
+        number, job = numbered
         made = scratch / f"{number}.o"
         try:
-            _run([compiler, *flags, *unit.flags, "-c", str(unit.source), "-o", str(made)], unit.label)
+            _run([*job.command, "-o", str(made)], job.unit.label)
         except BuildError as error:
             if strict:
                 raise
             return str(error)
-        os.replace(made, path)
+        os.replace(made, job.object)
         return None
 
-    with ThreadPoolExecutor(
-        max_workers=max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
-    ) as pool:
-        failures = [failure for failure in pool.map(one, enumerate(jobs)) if failure]
-    for failure in failures:
-        log.warning("zoo.ops: %s; its ops run their plain torch reference", failure)
-    return failures
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        failed = {job: why for job, why in zip(jobs, pool.map(one, enumerate(jobs)), strict=True) if why}
+    for why in failed.values():
+        log.warning("zoo.ops: %s; its ops run their plain torch reference", why)
+    return failed
+
+
+def _needs_any(job: _Job, failed: Iterable[_Job]) -> bool:
+    """Whether a plain source calls into an instruction-set file that failed: its name begins the other's."""
+    names = {other.unit.source.stem for other in failed if other.unit.source.parent.name == "isa"}
+    return job.unit.source.parent.name != "cuda" and any(name.startswith(job.unit.source.stem) for name in names)
 
 
 def _link_command(linker: str, objects: Sequence[Path], output: Path) -> list[str]:

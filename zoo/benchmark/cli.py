@@ -1,0 +1,62 @@
+"""The command line ``tools/benchmark.py``: measure groups, or record a finished run as evidence."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``GROUP... [--out FILE.csv]`` measures; ``record RUN`` writes docs/results/NAME.json from a run folder."""
+    parser = argparse.ArgumentParser(prog="benchmark.py", description=main.__doc__)
+    parser.add_argument("groups", nargs="+", metavar="GROUP", help="fields, sparse; or: record RUN")
+    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write the rows as CSV")
+    parser.add_argument("--table", type=Path, metavar="FILE.md", help="write the table for the docs")
+    parser.add_argument("--name", help="with record: the name of the result (default: the experiment's)")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        if options.groups[0] == "record":
+            return _record(options.groups[1:], options.name)
+        return _measure(options.groups, options.out, options.table)
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def _measure(groups: Sequence[str], out: Path | None, table: Path | None) -> int:
+    from zoo.benchmark.harness import markdown, run_groups, write_csv
+    from zoo.files import write_text
+
+    rows = []
+    for row in run_groups(groups):
+        rows.append(row)
+        sys.stdout.write(markdown([row]).splitlines()[-1] + "\n")
+        sys.stdout.flush()
+        if out is not None:
+            write_csv(rows, out)
+    if table is not None:
+        write_text(
+            table, f"{_machine()}\n\nCommand: `python tools/benchmark.py {' '.join(groups)}`\n\n{markdown(rows)}"
+        )
+    return 0
+
+
+def _record(runs: Sequence[str], name: str | None) -> int:
+    from zoo.benchmark.record import record
+
+    if len(runs) != 1:
+        raise ValueError(f"record: found {len(runs)} run folders, expected one")
+    sys.stdout.write(f"{record(Path(runs[0]), name=name)}\n")
+    return 0
+
+
+def _machine() -> str:
+    import torch
+
+    from zoo.benchmark.record import processor_name
+
+    return f"{processor_name()}, {torch.get_num_threads()} threads, {platform.system()}, torch {torch.__version__}."
