@@ -1,4 +1,4 @@
-"""Train, test and report one run: ``python tools/train.py experiment=NAME key=value ...``."""
+"""Train, test and report one run, ``experiment=NAME key=value ...``: see --help."""
 
 from zoo.train import main
 

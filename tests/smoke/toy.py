@@ -50,7 +50,8 @@ class ToyData(LightningDataModule):
         return DataLoader(stream, batch_size=None, num_workers=workers)
 
     def train_dataloader(self) -> DataLoader:
-        return self._loader(self.trainer.global_step if self.trainer else 0, 1_000_000, self.num_workers)
+        done = self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
+        return self._loader(done, 1_000_000, self.num_workers)
 
     def val_dataloader(self) -> DataLoader:
         return self._loader(2_000_000, 2_000_004, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ class Signals:
     """
 
     def __init__(self) -> None:
+        self._process = os.getpid()
         self.received: int | None = None
         self.deferring = False
 
@@ -57,6 +59,8 @@ class Signals:
             raise RunInterrupted(self.received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a loader's worker got what was meant for its parent, which still needs it to finish the step
         if self.deferring and self.received is None:
             self.received = number
             log.info("%s: finishing this step, then saving; once more ends at once", signal.Signals(number).name)
