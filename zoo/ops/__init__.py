@@ -6,8 +6,15 @@ if __name__ != "zoo.ops":
     )
 
 from zoo.ops.backend import active_backend, set_backend, use_backend
+from zoo.ops.devoxelize import devoxelize, voxels_to_points
 from zoo.ops.grid_keys import sort_keys
+from zoo.ops.grid_sample import GridSample, fnv_keys, grid_sample_points
+from zoo.ops.importance_sampling import importance_sampling, searchsorted, transform_stot
 from zoo.ops.kernel_map import KernelMap, build_kernel_map, downsample
+from zoo.ops.open3d_clouds import sparse_from_open3d, sparse_to_open3d
+from zoo.ops.packed import exclusive_prod, exclusive_sum, inclusive_prod, inclusive_sum, pack_info
+from zoo.ops.rays import RaySamples, march_rays, ray_aabb_intersect
+from zoo.ops.segment import segment_max, segment_mean, segment_min, segment_sum
 from zoo.ops.sparse_conv import (
     apply_kernel_map,
     sparse_conv,
@@ -18,28 +25,88 @@ from zoo.ops.sparse_conv import (
 from zoo.ops.sparse_pool import global_avg_pool, global_max_pool, sparse_avg_pool, sparse_max_pool
 from zoo.ops.sparse_tensor import SparseTensor, cat_channels, cat_samples
 from zoo.ops.spherical_harmonics import spherical_harmonics
+from zoo.ops.volume_rendering import (
+    RenderedRays,
+    accumulate_along_rays,
+    render_rays,
+    render_transmittance_from_alpha,
+    render_transmittance_from_density,
+    render_visibility_from_alpha,
+    render_visibility_from_density,
+    render_weight_from_alpha,
+    render_weight_from_density,
+    render_weights_from_alpha,
+    render_weights_from_density,
+)
 from zoo.ops.voxel_grid import VoxelGrid
+from zoo.ops.voxelize import (
+    DynamicVoxels,
+    HardVoxels,
+    dynamic_voxelize,
+    points_to_sparse,
+    points_to_voxel_mean,
+    voxelize,
+)
 
 __all__ = [
+    "DynamicVoxels",
+    "GridSample",
+    "HardVoxels",
     "KernelMap",
+    "RaySamples",
+    "RenderedRays",
     "SparseTensor",
     "VoxelGrid",
+    "accumulate_along_rays",
     "active_backend",
     "apply_kernel_map",
     "build_kernel_map",
     "cat_channels",
     "cat_samples",
+    "devoxelize",
     "downsample",
+    "dynamic_voxelize",
+    "exclusive_prod",
+    "exclusive_sum",
+    "fnv_keys",
     "global_avg_pool",
     "global_max_pool",
+    "grid_sample_points",
+    "importance_sampling",
+    "inclusive_prod",
+    "inclusive_sum",
+    "march_rays",
+    "pack_info",
+    "points_to_sparse",
+    "points_to_voxel_mean",
+    "ray_aabb_intersect",
+    "render_rays",
+    "render_transmittance_from_alpha",
+    "render_transmittance_from_density",
+    "render_visibility_from_alpha",
+    "render_visibility_from_density",
+    "render_weight_from_alpha",
+    "render_weight_from_density",
+    "render_weights_from_alpha",
+    "render_weights_from_density",
+    "searchsorted",
+    "segment_max",
+    "segment_mean",
+    "segment_min",
+    "segment_sum",
     "set_backend",
     "sort_keys",
     "sparse_avg_pool",
     "sparse_conv",
     "sparse_conv_transpose",
+    "sparse_from_open3d",
     "sparse_inverse_conv",
     "sparse_max_pool",
+    "sparse_to_open3d",
     "spherical_harmonics",
     "subm_conv",
+    "transform_stot",
     "use_backend",
+    "voxelize",
+    "voxels_to_points",
 ]

@@ -211,10 +211,10 @@ def _spconv(device: torch.device) -> Iterator[tuple[Any, Any]]:
     threads, streams = torch.get_num_threads(), [(module, module.get_current_stream) for module in (cppcore, ops)]
     torch.set_num_threads(1)
     for module, _ in streams:
-        module.get_current_stream = lambda: 0
+        setattr(module, "get_current_stream", lambda: 0)  # noqa: B010
     try:
         yield ops, ConvAlgo.Native
     finally:
         torch.set_num_threads(threads)
         for module, function in streams:
-            module.get_current_stream = function
+            setattr(module, "get_current_stream", function)  # noqa: B010
