@@ -63,7 +63,8 @@ def emulated_ops() -> torch._ops._OpNamespace:
     for name in zoo.ops.dispatch.REFERENCES:
         schema = str(getattr(torch.ops.zoo, name).default._schema).split("::", 1)[1]
         _LIBRARY.define(schema)
+    sanitize = os.environ.get("ZOO_EMULATOR_SANITIZE") == "1"
     with ThreadPoolExecutor(max_workers=2) as pool:
-        for path in pool.map(compile_emulated, emulated_sources()):
+        for path in pool.map(lambda source: compile_emulated(source, sanitize=sanitize), emulated_sources()):
             torch.ops.load_library(str(path))
     return torch.ops.zoo_emulated
