@@ -6,9 +6,12 @@ if __name__ != "zoo.ops":
     )
 
 from zoo.ops.backend import active_backend, set_backend, use_backend
+from zoo.ops.compositing import RenderedRays, render_rays
 from zoo.ops.devoxelize import devoxelize, voxels_to_points
+from zoo.ops.frequency_encoding import frequency_encode
 from zoo.ops.grid_keys import sort_keys
 from zoo.ops.grid_sample import GridSample, fnv_keys, grid_sample_points
+from zoo.ops.hash_encoding import HashGridLayout, grid_rows, hash_encode
 from zoo.ops.importance_sampling import importance_sampling, searchsorted, transform_stot
 from zoo.ops.kernel_map import KernelMap, build_kernel_map, downsample
 from zoo.ops.open3d_clouds import sparse_from_open3d, sparse_to_open3d
@@ -26,9 +29,7 @@ from zoo.ops.sparse_pool import global_avg_pool, global_max_pool, sparse_avg_poo
 from zoo.ops.sparse_tensor import SparseTensor, cat_channels, cat_samples
 from zoo.ops.spherical_harmonics import spherical_harmonics
 from zoo.ops.volume_rendering import (
-    RenderedRays,
     accumulate_along_rays,
-    render_rays,
     render_transmittance_from_alpha,
     render_transmittance_from_density,
     render_visibility_from_alpha,
@@ -52,6 +53,7 @@ __all__ = [
     "DynamicVoxels",
     "GridSample",
     "HardVoxels",
+    "HashGridLayout",
     "KernelMap",
     "RaySamples",
     "RenderedRays",
@@ -69,9 +71,12 @@ __all__ = [
     "exclusive_prod",
     "exclusive_sum",
     "fnv_keys",
+    "frequency_encode",
     "global_avg_pool",
     "global_max_pool",
+    "grid_rows",
     "grid_sample_points",
+    "hash_encode",
     "importance_sampling",
     "inclusive_prod",
     "inclusive_sum",
