@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from zoo.data.lens import LENSES, directions_from_plane, project_to_plane
 
+MAX_TABLE_PIXELS = 1 << 23
 _FLIP_YZ = (1.0, -1.0, -1.0, 1.0)
 
 
@@ -127,18 +129,55 @@ class Cameras:
         fx_fy, cx_cy = self.intrinsics[index].split(2, dim=-1)  # (M, 2) each
         plane = (pixels.to(fx_fy.dtype) + 0.5 - cx_cy) / fx_fy
         local = directions_from_plane(self.model, plane, self._lens_params(index))
+        return self._to_world(index, local)
+
+    def _to_world(self, index: Tensor, local: Tensor) -> Rays:
         pose = self.camera_to_world[index]  # (M, 4, 4)
         directions = (pose[:, :3, :3] @ local.unsqueeze(-1)).squeeze(-1)
         return Rays(pose[:, :3, 3], torch.nn.functional.normalize(directions, dim=-1))
 
-    def image_rays(self, index: int) -> Rays:
-        """The rays of all ``height * width`` pixels of one camera, row by row."""
+    def pixel_rays(self, index: Tensor, pixels: Tensor) -> Rays:
+        """As `rays` for whole pixels inside the image; distorted lenses are inverted once for all pixels and looked up.
+
+        Args:
+            index: ``(M,)`` int64, the camera of each ray.
+            pixels: ``(M, 2)`` int64 column and row.
+        """
+        if self.model == "pinhole" or self._lens_table is None:
+            return self.rays(index, pixels)
+        table, lens_of_camera = self._lens_table
+        local = table[lens_of_camera[index], pixels[:, 1], pixels[:, 0]]
+        return self._to_world(index, local)
+
+    @functools.cached_property
+    def _lens_table(self) -> tuple[Tensor, Tensor] | None:
+        """Directions ``(U, H, W, 3)`` of the pixels of each distinct lens and the lens ``(N,)`` of each camera.
+
+        None where the table would hold more than `MAX_TABLE_PIXELS` entries.
+        """
+        lenses = torch.cat((self.intrinsics, self._lens_params(slice(None))), dim=-1)
+        distinct, lens_of_camera = torch.unique(lenses, dim=0, return_inverse=True)
+        if len(distinct) * self.height * self.width > MAX_TABLE_PIXELS:
+            return None
+        pixels = self._pixel_grid() + 0.5
+        tables = []
+        for lens in distinct:
+            plane = (pixels - lens[2:4]) / lens[:2]
+            chunks = [directions_from_plane(self.model, part, lens[None, 4:]) for part in plane.split(1 << 17)]
+            tables.append(torch.cat(chunks).reshape(self.height, self.width, 3))
+        return torch.stack(tables), lens_of_camera
+
+    def _pixel_grid(self) -> Tensor:
         device = self.intrinsics.device
         rows, columns = torch.meshgrid(
             torch.arange(self.height, device=device), torch.arange(self.width, device=device), indexing="ij"
         )
-        pixels = torch.stack((columns, rows), dim=-1).reshape(-1, 2)
-        return self.rays(torch.full((len(pixels),), index, device=device), pixels)
+        return torch.stack((columns, rows), dim=-1).reshape(-1, 2)
+
+    def image_rays(self, index: int) -> Rays:
+        """The rays of all ``height * width`` pixels of one camera, row by row."""
+        pixels = self._pixel_grid()
+        return self.pixel_rays(torch.full((len(pixels),), index, device=pixels.device), pixels)
 
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels of world points in every camera.

@@ -146,7 +146,7 @@ def sample_rays(
     device = images.images.device
     index, pixels = index.contiguous().to(device), pixels.to(device)
     rgba = _to_rgba(images.images[index, pixels[:, 1], pixels[:, 0]])
-    return RayBatch(cameras.rays(index, pixels), rgba, index, pixels)
+    return RayBatch(cameras.pixel_rays(index, pixels), rgba, index, pixels)
 
 
 @dataclass(frozen=True)

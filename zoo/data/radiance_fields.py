@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from zoo.data.bad_samples import BadSamples, SampleError
 from zoo.data.formats.blender import is_blender, read_blender
@@ -19,6 +19,7 @@ from zoo.data.formats.colmap_scene import is_colmap, read_colmap
 from zoo.data.formats.instant_ngp import is_instant_ngp, read_instant_ngp
 from zoo.data.posed_images import PosedImages, load_posed_images
 from zoo.data.scene_index import SceneIndex
+from zoo.data.synthetic_scene import SceneSettings, generate_scene
 
 logger = logging.getLogger(__name__)
 
@@ -62,26 +63,37 @@ class Indices(Dataset[Tensor]):
         return torch.tensor([index])
 
 
-class StepSampler(Sampler[int]):
-    """The indices of the training steps that are left.
+class Steps(IterableDataset[Tensor]):
+    """The indices ``start`` to ``stop - 1`` as int64 tensors of shape ``(1,)``, dealt out to the workers in turn."""
 
-    Its length is that of the whole run, because a resumed Lightning loop counts the steps before the checkpoint as
-    fetched.
+    def __init__(self, stop: int) -> None:
+        self.start, self.stop = 0, stop
+
+    def __iter__(self) -> Iterator[Tensor]:
+        worker = get_worker_info()
+        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for step in range(self.start + first, self.stop, stride):
+            yield torch.tensor([step])
+
+
+class StepLoader(DataLoader[Tensor]):
+    """Loads the steps that are left.
 
     Args:
         max_steps: number of steps of the run.
-        first: returns the index of the next step; asked anew at each pass.
+        first_step: returns the index of the next step; asked at the start of each pass, so that a resumed run goes on
+            where it stopped.
+        num_workers: worker processes.
     """
 
-    def __init__(self, max_steps: int, first: Callable[[], int]) -> None:
-        self.max_steps = max_steps
-        self.first = first
+    def __init__(self, max_steps: int, first_step: Callable[[], int], num_workers: int) -> None:
+        self._first_step = first_step
+        self._steps = Steps(max_steps)
+        super().__init__(self._steps, batch_size=None, num_workers=num_workers)
 
-    def __len__(self) -> int:
-        return self.max_steps
-
-    def __iter__(self) -> Iterator[int]:
-        yield from range(self.first(), self.max_steps)
+    def __iter__(self) -> Any:
+        self._steps.start = self._first_step()
+        return super().__iter__()
 
 
 class RadianceFieldData(LightningDataModule):
@@ -107,7 +119,7 @@ class RadianceFieldData(LightningDataModule):
         max_steps: number of training steps, the length of the training loader.
         num_workers: worker processes of the loaders.
         generate: make the synthetic scene (see `zoo.data.synthetic_scene`) if ``root`` does not exist.
-        image_size: side of the pictures of a generated scene.
+        generator: what to generate then; None: its defaults.
 
     Raises:
         ValueError: on arguments out of range.
@@ -130,7 +142,7 @@ class RadianceFieldData(LightningDataModule):
         max_steps: int = 20_000,
         num_workers: int = 0,
         generate: bool = False,
-        image_size: int = 128,
+        generator: SceneSettings | None = None,
     ) -> None:
         super().__init__()
         if format != "auto" and format not in _READERS:
@@ -153,7 +165,7 @@ class RadianceFieldData(LightningDataModule):
         self.max_steps = max_steps
         self.num_workers = num_workers
         self.generate = generate
-        self.image_size = image_size
+        self.generator = generator
         self._box = None if aabb is None else tuple(float(value) for value in aabb)
         self._near, self._far = near, far
         self._index: SceneIndex | None = None
@@ -162,9 +174,7 @@ class RadianceFieldData(LightningDataModule):
     def prepare_data(self) -> None:
         """Generate the synthetic scene where that is asked for and ``root`` does not exist."""
         if self.generate and not self.root.exists():
-            from zoo.data.synthetic_scene import generate_scene
-
-            generate_scene(self.root, image_size=self.image_size)
+            generate_scene(self.root, self.generator)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the index files; pictures follow when a split is used.
@@ -177,6 +187,8 @@ class RadianceFieldData(LightningDataModule):
         name = detect_format(self.root) if self.format == "auto" else self.format
         index = _READERS[name][1](self.root, self.bad_samples)
         index = index.transformed(self.scene_scale, self.scene_offset).with_holdout(self.holdout_every)
+        if self._box is not None and max(abs(a - b) for a, b in zip(self._box, index.aabb, strict=True)) > 1e-4:
+            logger.info("aabb: %s is set, %s says %s", list(self._box), index.source, [round(v, 4) for v in index.aabb])
         for split, views in index.splits.items():
             if not views:
                 raise SampleError(index.source, f"an empty split: nothing is left to {split} on")
@@ -257,8 +269,7 @@ class RadianceFieldData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Indices of the training steps, int64 of shape ``(1,)``, from the trainer's current step on."""
-        sampler = StepSampler(self.max_steps, self._first_step)
-        return DataLoader(Indices(self.max_steps), sampler=sampler, batch_size=None, num_workers=self.num_workers)
+        return StepLoader(self.max_steps, self._first_step, self.num_workers)
 
     def _picture_loader(self, images: PosedImages) -> DataLoader[Tensor]:
         return DataLoader(Indices(len(images)), batch_size=None, num_workers=self.num_workers)

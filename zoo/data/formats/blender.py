@@ -14,6 +14,7 @@ from zoo.data.bad_samples import BadSamples, SampleError
 from zoo.data.formats.transforms_json import IMAGE_SUFFIXES, read_transforms, read_view
 from zoo.data.posed_images import View
 from zoo.data.scene_index import SPLITS, Box, SceneIndex
+from zoo.data.synthetic_scene import read_scene_description
 
 DEFAULT_BOX: Box = (-1.5, -1.5, -1.5, 1.5, 1.5, 1.5)
 
@@ -68,4 +69,6 @@ def read_blender(root: Path, bad_samples: BadSamples) -> SceneIndex:
         raise SampleError(root, "has neither transforms_val.json nor transforms_test.json to evaluate on")
     splits.setdefault("val", splits.get("test", []))
     splits.setdefault("test", splits["val"])
-    return SceneIndex(root, splits, DEFAULT_BOX, white_background=True)
+    description = read_scene_description(root)
+    box = tuple(description["aabb"]) if description is not None else DEFAULT_BOX
+    return SceneIndex(root, splits, box, white_background=True)
