@@ -10,6 +10,7 @@ from zoo.ops.compositing import RenderedRays, render_rays
 from zoo.ops.devoxelize import devoxelize, voxels_to_points
 from zoo.ops.frequency_encoding import frequency_encode
 from zoo.ops.grid_keys import sort_keys
+from zoo.ops.grid_pytree import build_maps, register
 from zoo.ops.grid_sample import GridSample, fnv_keys, grid_sample_points
 from zoo.ops.hash_encoding import HashGridLayout, grid_rows, hash_encode
 from zoo.ops.importance_sampling import importance_sampling, searchsorted, transform_stot
@@ -49,6 +50,8 @@ from zoo.ops.voxelize import (
     voxelize,
 )
 
+register()  # grids and kernel maps as pytrees
+
 __all__ = [
     "DynamicVoxels",
     "GridSample",
@@ -63,6 +66,7 @@ __all__ = [
     "active_backend",
     "apply_kernel_map",
     "build_kernel_map",
+    "build_maps",
     "cat_channels",
     "cat_samples",
     "devoxelize",

@@ -10,6 +10,8 @@ from torch import Tensor
 from zoo.ops.dispatch import define_op
 from zoo.ops.kernel_map import ConvGeometry, IntOrAxes, KernelMap, find_map, strided_grid
 from zoo.ops.reference import sparse_pool as reference
+from zoo.ops.reference.sparse_conv import accumulation_dtype
+from zoo.ops.segment import segment_max, segment_mean
 from zoo.ops.sparse_tensor import SparseTensor
 from zoo.ops.voxel_grid import VoxelGrid
 
@@ -98,9 +100,7 @@ def global_avg_pool(x: SparseTensor) -> Tensor:
         >>> global_avg_pool(x).tolist()
         [[1.5], [0.0]]
     """
-    sums = torch.zeros(x.batch_size, x.num_channels, dtype=x.dtype, device=x.device)
-    sums = sums.index_add(0, x.coords[:, 0], x.features)
-    return sums / x.grid.sample_offsets.diff().clamp(min=1)[:, None]
+    return segment_mean(_accumulated(x), packed_info=_sample_runs(x)).to(x.dtype)
 
 
 def global_max_pool(x: SparseTensor) -> Tensor:
@@ -112,9 +112,17 @@ def global_max_pool(x: SparseTensor) -> Tensor:
         >>> global_max_pool(x).tolist()
         [[-1.0], [0.0]]
     """
-    rows = x.coords[:, :1].to(torch.int64).expand(-1, x.num_channels)
-    out = torch.zeros(x.batch_size, x.num_channels, dtype=x.dtype, device=x.device)
-    return out.scatter_reduce(0, rows, x.features, "amax", include_self=False)
+    return segment_max(_accumulated(x), packed_info=_sample_runs(x)).to(x.dtype)
+
+
+def _accumulated(x: SparseTensor) -> Tensor:
+    return x.features.to(accumulation_dtype(x.dtype))
+
+
+def _sample_runs(x: SparseTensor) -> Tensor:
+    """Start and count of each sample's rows, int64 (B, 2)."""
+    offsets = x.grid.sample_offsets
+    return torch.stack([offsets[:-1], offsets.diff()], dim=1)
 
 
 def _window_map(
