@@ -45,8 +45,6 @@ class StepCheckpoint(Checkpoint):
     def __init__(
         self, folder: str | Path, *, every: int, config: Mapping[str, Any] | None = None, signals: Signals | None = None
     ) -> None:
-        if every < 1:
-            raise ValueError(f"checkpoint_every: found {every}, expected at least 1 step")
         self.folder = Path(folder)
         self.every = every
         self.config = dict(config or {})

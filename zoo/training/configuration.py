@@ -151,7 +151,7 @@ def load_run(checkpoint: str | Path, overrides: Sequence[str] = ()) -> tuple[Dic
 
     Args:
         checkpoint: The file, which holds its configuration.
-        overrides: Changes to that configuration, ``["data.root=/elsewhere"]``.
+        overrides: Changes to that configuration, ``["data.root=/elsewhere"]``; ``+`` in front adds a key.
 
     Raises:
         ValueError: The file is no checkpoint of this package, or an override names nothing.
@@ -164,15 +164,26 @@ def load_run(checkpoint: str | Path, overrides: Sequence[str] = ()) -> tuple[Dic
             f"{checkpoint}: expected a checkpoint with 'config' and 'state_dict' as tools/train.py writes it"
         )
     cfg = OmegaConf.create(content["config"])
-    OmegaConf.set_struct(cfg, True)
-    cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist(list(overrides)))
-    assert isinstance(cfg, DictConfig)
+    _override(cfg, overrides)
     cfg.weights = None
     parts = build_parts(cfg)
     parts.task.on_load_checkpoint(content)
     parts.task.load_state_dict(content["state_dict"])
     parts.task.eval()
     return cfg, parts
+
+
+def _override(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Set keys in place; one that is not there needs a ``+``, as on the command line."""
+    for override in overrides:
+        key, found, _ = override.lstrip("+").partition("=")
+        if not found:
+            raise ValueError(f"override {override!r}: expected key=value")
+        if not override.startswith("+") and OmegaConf.select(cfg, key, default=cfg) is cfg:
+            raise ValueError(
+                f"override {override!r}: the checkpoint's configuration has no {key!r}; +{override} adds it"
+            )
+        cfg.merge_with(OmegaConf.from_dotlist([override.lstrip("+")]))
 
 
 def config_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

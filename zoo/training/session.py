@@ -35,10 +35,7 @@ log = logging.getLogger(__name__)
 def run_session(cfg: DictConfig, *, overrides: Sequence[str] = ()) -> dict[str, float]:
     """Do what ``zoo.train.train`` promises."""
     start = time.perf_counter()
-    if not cfg.train and not cfg.test:
-        raise ValueError("train=false test=false: nothing is left to do")
-    if not cfg.train and not cfg.ckpt and not cfg.weights:
-        raise ValueError("train=false: expected ckpt=FILE, ckpt=last or weights=FILE to evaluate")
+    _check(cfg)
     checkpoint = find_checkpoint(cfg.ckpt, output_dir=cfg.paths.output_dir, name=cfg.name) if cfg.ckpt else None
     content = plain(cfg)
     with Signals().installed() as signals:
@@ -46,15 +43,13 @@ def run_session(cfg: DictConfig, *, overrides: Sequence[str] = ()) -> dict[str, 
         if cfg.threads is not None:
             torch.set_num_threads(cfg.threads)
         seed_everything(cfg.seed, workers=True, verbose=False)
-        parts = build_parts(cfg)
+        parts, callbacks, loggers = build_parts(cfg), build_callbacks(cfg), build_loggers(cfg)
         run = _choose_folder(cfg, checkpoint, content)
         if not is_secondary_process():
             run.write_start(OmegaConf.to_yaml(OmegaConf.create(content)), overrides)
         log.info("run folder: %s", run.path)
         history = History(run.history)
-        trainer = build_trainer(
-            cfg, run=run, history=history, callbacks=build_callbacks(cfg), loggers=build_loggers(cfg), signals=signals
-        )
+        trainer = build_trainer(cfg, run=run, history=history, callbacks=callbacks, loggers=loggers, signals=signals)
         measured, fit_seconds = _fit_and_test(cfg, parts, trainer, history, checkpoint, signals)
         seconds = time.perf_counter() - start
         metrics = final_metrics(measured, trainer=trainer, fit_seconds=fit_seconds, seconds=seconds)
@@ -63,6 +58,16 @@ def run_session(cfg: DictConfig, *, overrides: Sequence[str] = ()) -> dict[str, 
             write_run_report(run, config=content, history=history, metrics=metrics, task=parts.task)
             log.info("report: %s", run.report)
     return metrics
+
+
+def _check(cfg: DictConfig) -> None:
+    """Refuse what cannot work before anything is written."""
+    if not cfg.train and not cfg.test:
+        raise ValueError("train=false test=false: nothing is left to do")
+    if not cfg.train and not cfg.ckpt and not cfg.weights:
+        raise ValueError("train=false: expected ckpt=FILE, ckpt=last or weights=FILE to evaluate")
+    if cfg.checkpoint_every < 1:
+        raise ValueError(f"checkpoint_every: found {cfg.checkpoint_every}, expected at least 1 step")
 
 
 def _fit_and_test(
