@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("zoo.train:main", "train, test and report a run"),
     "predict": ("zoo.predict:main", "run a trained model on your own files"),
     "render": ("zoo.render:main", "render test views, orbits and spirals of a trained field"),
+    "prepare-data": ("zoo.prepare_data:main", "check, prepare or generate a data set"),
     "benchmark": ("zoo.benchmark.cli:main", "measure the ops beside their peers and the machine's limits"),
     "list": ("zoo.listing:main", "list models and experiments"),
     "doctor": ("zoo.doctor:main", "say what is installed, what is missing and what to do about it"),
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
     """The text of ``zoo --help``."""
-    lines = [f"  {name:<10} {description}" for name, (_, description) in COMMANDS.items()]
+    lines = [f"  {name:<13} {description}" for name, (_, description) in COMMANDS.items()]
     return "usage: zoo COMMAND [ARGUMENTS]\n\n" + "\n".join(lines) + "\n\n`zoo COMMAND --help` says more.\n"
 
 

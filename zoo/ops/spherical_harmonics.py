@@ -36,7 +36,7 @@ def spherical_harmonics(directions: Tensor, degree: int = 4, *, condon_shortley:
     Example:
         >>> import torch
         >>> spherical_harmonics(torch.tensor([[0.0, 0.0, 1.0]]), degree=2).round(decimals=4)
-        tensor([[ 0.2821, -0.0000,  0.4886, -0.0000]])
+        tensor([[0.2821, -0.0000, 0.4886, -0.0000]])
     """
     check_shape("directions", directions, ("N", 3))
     check_dtype("directions", directions, FLOATING)
