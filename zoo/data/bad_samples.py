@@ -52,3 +52,16 @@ class BadSamples:
         """Note a sample that is left out whatever the policy says."""
         self.skipped.append(error)
         logger.warning("skipped %s", error)
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What a data set's ``check_data`` found.
+
+    Attributes:
+        lines: what is there, for people.
+        problems: one line for each sample that cannot be used, beginning with its path.
+    """
+
+    lines: tuple[str, ...]
+    problems: tuple[str, ...] = ()

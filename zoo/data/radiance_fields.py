@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +13,19 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from zoo.data.bad_samples import BadSamples, SampleError
+from zoo.data.bad_samples import BadSamples, DataReport, SampleError
 from zoo.data.formats.blender import is_blender, read_blender
 from zoo.data.formats.colmap_scene import is_colmap, read_colmap
 from zoo.data.formats.instant_ngp import is_instant_ngp, read_instant_ngp
 from zoo.data.posed_images import PosedImages, load_posed_images
-from zoo.data.scene_index import SceneIndex
-from zoo.data.synthetic_scene import SceneSettings, generate_scene
+from zoo.data.scene_index import SPLITS, SceneIndex
+from zoo.data.synthetic_scene import (
+    REBUILD,
+    SCENE_FILE,
+    SceneSettings,
+    generate_scene,
+    read_scene_description,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -176,6 +182,33 @@ class RadianceFieldData(LightningDataModule):
         if self.generate and not self.root.exists():
             generate_scene(self.root, self.generator)
 
+    def generate_data(self, overwrite: bool = False) -> None:
+        """Make the synthetic scene in ``root``.
+
+        Raises:
+            FileExistsError: if ``root`` exists and may not be replaced.
+        """
+        generate_scene(self.root, self.generator, overwrite=overwrite)
+
+    def check_data(self) -> DataReport:
+        """Read every picture of every split, going on past bad ones.
+
+        Raises:
+            SampleError: where nothing can be made of the scene at all.
+        """
+        self.bad_samples = BadSamples("skip")
+        self._index, self._splits = None, {}
+        self.setup()
+        lines = []
+        for split in SPLITS:
+            views = self._split(split)
+            size = f"{views.cameras.width} x {views.cameras.height}"
+            alpha = " with alpha" if views.has_alpha else ""
+            lines.append(f"{split}: {len(views)} pictures of {size} pixels{alpha}, lens {views.cameras.model}")
+        lines.append(f"aabb: {[round(value, 4) for value in self.index.aabb]}")
+        lines.append(f"near, far: {self.near:g}, {self.far:g}")
+        return DataReport(tuple(lines), tuple(str(error) for error in self.bad_samples.skipped))
+
     def setup(self, stage: str | None = None) -> None:
         """Read the index files; pictures follow when a split is used.
 
@@ -184,6 +217,7 @@ class RadianceFieldData(LightningDataModule):
         """
         if self._index is not None:
             return
+        self._check_generated()
         name = detect_format(self.root) if self.format == "auto" else self.format
         index = _READERS[name][1](self.root, self.bad_samples)
         index = index.transformed(self.scene_scale, self.scene_offset).with_holdout(self.holdout_every)
@@ -200,6 +234,18 @@ class RadianceFieldData(LightningDataModule):
         )
         counts = ", ".join(f"{len(views)} {split}" for split, views in index.splits.items())
         logger.info("%s (%s): %s views; %d skipped", self.root, name, counts, len(self.bad_samples))
+
+    def _check_generated(self) -> None:
+        """A scene generated earlier with other settings must not be taken for the one asked for."""
+        description = read_scene_description(self.root) if self.generator is not None else None
+        if self.generator is not None and description is not None:
+            wanted, found = asdict(self.generator), description["settings"]
+            if wanted != found:
+                raise SampleError(
+                    self.root / SCENE_FILE,
+                    f"was generated with {found}, data.generator asks for {wanted}; choose another data.root, or "
+                    f"rebuild: {REBUILD}",
+                )
 
     @property
     def index(self) -> SceneIndex:

@@ -192,6 +192,7 @@ def read_scene_description(root: Path) -> dict[str, Any] | None:
     try:
         description = json.loads(path.read_text())
         schema, box = description["schema"], [float(value) for value in description["aabb"]]
+        dict(description["settings"])
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise SampleError(path, f"is no description of a generated scene ({error}); rebuild it: {REBUILD}") from error
     if schema != SCHEMA or len(box) != 6:
