@@ -58,7 +58,8 @@ class SceneIndex:
         """
         if not scale > 0 or len(offset) != 3:
             raise ValueError(f"scale, offset: {scale}, {list(offset)}, expected a positive number and three numbers")
-        splits = {name: [move_view(view, scale, offset) for view in views] for name, views in self.splits.items()}
+        moved = {id(views): [move_view(view, scale, offset) for view in views] for views in self.splits.values()}
+        splits = {name: moved[id(views)] for name, views in self.splits.items()}  # splits that are one stay one
         box = [scale * value + offset[i % 3] for i, value in enumerate(self.aabb)]
         return replace(
             self,
