@@ -114,7 +114,7 @@ void gather_multiply(ForwardArgs args, const T* weight, bool transposed) {
   args.weight = weights.get();
   const int64_t tiles = (args.num_out + args.tile_rows - 1) / args.tile_rows;
   for_each_range(tiles, [&] {
-    return [&, scratch = Scratch<T>(kernel.forward_scratch(args))](int64_t begin, int64_t end) {
+    return [&, scratch = Scratch<char>(kernel.forward_scratch(args))](int64_t begin, int64_t end) {
       kernel.forward(args, begin, end, scratch.get());
     };
   });
@@ -227,7 +227,7 @@ Tensor sparse_conv_wgrad(const Tensor& features, const Tensor& grad_out, const T
     const int64_t per_offset = groups * args.splits;
     const conv::Kernels<T>& kernel = kernels<T>();
     for_each_unit(units * args.splits, [&] {
-      return [&, scratch = Scratch<T>(kernel.wgrad_scratch(args))](int64_t i) {
+      return [&, scratch = Scratch<char>(kernel.wgrad_scratch(args))](int64_t i) {
         kernel.wgrad(args, order[i / per_offset] * per_offset + i % per_offset, scratch.get());
       };
     });

@@ -89,22 +89,41 @@ void pack_weight(const PackArgs& a, int64_t begin, int64_t end) {
 
 // ---- forward ----
 
-// R rows x V vectors of sums, over `cin` input channels.
+// The pairs of one offset inside one tile as pointers to their rows, and one block of output channels.
+template <typename T>
+struct PairRun {
+  const T* const* in;  // `count` rows of this run, then kAhead rows of later ones
+  T* const* sums;
+  int64_t count;
+  const T* weight;
+  int64_t first, last;  // input channels
+  int64_t column;       // first output channel in the rows of sums
+};
+
+constexpr int kAhead = 64;  // rows beyond the end of a run that may be prefetched
+
+// R rows x V vectors of sums, over the input channels of a run.
 template <typename T, int R, int V>
-inline __attribute__((always_inline)) void multiply(const T* const* rows, T* const* sums, const T* weight, int cin,
-                                                    const T* const* next) {
+inline __attribute__((always_inline)) void multiply(const PairRun<T>& run, int64_t p, int64_t distance) {
   using S = Simd<T>;
-  constexpr int kLine = 64 / sizeof(T);
+  constexpr int64_t kLine = 64 / sizeof(T);
+  const T* const* in = run.in + p;
+  T* const* sums = run.sums + p;
+  const T* weight = run.weight;
+  const int64_t column = run.column;
   typename S::V acc[R][V];
+  const T* rows[R];
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
+  for (int r = 0; r < R; ++r) {
+    rows[r] = in[r];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) acc[r][v] = S::load(sums[r] + v * S::kLanes);
-  for (int first = 0; first < cin; first += kLine) {
-    const int last = first + kLine < cin ? first + kLine : cin;
+    for (int v = 0; v < V; ++v) acc[r][v] = S::load(sums[r] + column + v * S::kLanes);
+  }
+  for (int64_t c = run.first; c < run.last;) {
+    const int64_t end = smaller(c + kLine, run.last);
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) __builtin_prefetch(next[r] + first);
-    for (int c = first; c < last; ++c, weight += V * S::kLanes) {
+    for (int r = 0; r < R; ++r) __builtin_prefetch(in[distance + r] + c);
+    for (; c < end; ++c, weight += V * S::kLanes) {
       typename S::V w[V];
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) w[v] = S::load(weight + v * S::kLanes);
@@ -119,40 +138,13 @@ inline __attribute__((always_inline)) void multiply(const T* const* rows, T* con
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) S::store(sums[r] + v * S::kLanes, acc[r][v]);
+    for (int v = 0; v < V; ++v) S::store(sums[r] + column + v * S::kLanes, acc[r][v]);
 }
-
-// The pairs of one offset inside one tile, and one block of output channels.
-template <typename T>
-struct PairRun {
-  const int32_t* in_rows;
-  const int32_t* out_rows;
-  int64_t count;
-  int64_t ahead;  // pairs that may be read beyond count, to prefetch
-  const T* in;
-  int64_t in_stride;
-  T* sums;  // sums of row 0 of the whole output (of which the tile exists)
-  int64_t sum_stride;
-  const T* weight;
-  int cin;
-};
 
 template <typename T, int R, int V>
 void multiply_run(const PairRun<T>& run, int64_t p) {
-  const int64_t distance = R * (run.cin >= 64 ? 1 : run.cin >= 32 ? 2 : 3);
-  const T* rows[R];
-  const T* next[R];
-  T* sums[R];
-  for (; p + R <= run.count; p += R) {
-    const int64_t later = smaller(p + distance, run.count + run.ahead - R);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      rows[r] = run.in + run.in_rows[p + r] * run.in_stride;
-      sums[r] = run.sums + run.out_rows[p + r] * run.sum_stride;
-      next[r] = run.in + run.in_rows[later + r] * run.in_stride;
-    }
-    multiply<T, R, V>(rows, sums, run.weight, run.cin, next);
-  }
+  const int64_t width = run.last - run.first, distance = R * (width >= 64 ? 1 : width >= 32 ? 2 : 3);
+  for (; p + R <= run.count; p += R) multiply<T, R, V>(run, p, distance);
   if constexpr (R > 1) {
     if (p < run.count) multiply_run<T, (R + 1) / 2, V>(run, p);
   }
@@ -170,75 +162,96 @@ void multiply_block(const PairRun<T>& run, int vectors) {
 
 // First position of the ascending rows[0, n) whose value is not below `row`.
 inline int64_t lower_bound(const int32_t* rows, int64_t n, int64_t row) {
-  int64_t low = 0;
-  while (n > 0) {
-    const int64_t half = n / 2;
-    if (rows[low + half] < row) {
-      low += half + 1;
-      n -= half + 1;
-    } else {
-      n = half;
-    }
-  }
-  return low;
+  if (n == 0) return 0;
+  const int32_t* low = rows;
+  for (; n > 1; n -= n / 2) low += low[n / 2 - 1] < row ? n / 2 : 0;  // no branch: it would be a coin toss
+  return (low - rows) + (*low < row ? 1 : 0);
 }
+
+// What a thread keeps: sums of a tile (where output rows are no whole vectors), pointers of a run, one cursor per
+// offset.
+template <typename T>
+struct ForwardScratch {
+  int64_t sums, in, out, cursors, bytes;  // places, in bytes
+  explicit ForwardScratch(const ForwardArgs& a) {
+    const bool direct = padded<T>(a.cout) == a.cout;
+    sums = 0;
+    in = direct ? 0 : a.tile_rows * a.groups * padded<T>(a.cout) * static_cast<int64_t>(sizeof(T));
+    out = in + (a.tile_rows + kAhead) * static_cast<int64_t>(sizeof(T*));
+    cursors = out + a.tile_rows * static_cast<int64_t>(sizeof(T*));
+    bytes = cursors + a.num_offsets * static_cast<int64_t>(sizeof(int64_t));
+  }
+};
 
 template <typename T>
 int64_t forward_scratch(const ForwardArgs& a) {
-  // sums of a tile, then one cursor per offset
-  const int64_t sums = a.tile_rows * a.groups * padded<T>(a.cout);
-  return sums + (a.num_offsets * static_cast<int64_t>(sizeof(int64_t)) + sizeof(T) - 1) / sizeof(T) + 64;
+  return ForwardScratch<T>(a).bytes;
 }
 
 template <typename T>
-void forward_tile(const ForwardArgs& a, int64_t first_row, int64_t last_row, T* tile, int64_t* cursor) {
+void point_at_rows(const int32_t* rows, int64_t count, T* base, int64_t stride, T** pointers) {
+  for (int64_t p = 0; p < count; ++p) pointers[p] = base + static_cast<int64_t>(rows[p]) * stride;
+}
+
+// `sums` is the place of output row 0, of which only the tile's rows exist.
+template <typename T>
+void forward_tile(const ForwardArgs& a, int64_t first_row, int64_t last_row, T* sums, char* scratch) {
   constexpr int kLanes = Simd<T>::kLanes;
+  const ForwardScratch<T> places(a);
+  const T** in = reinterpret_cast<const T**>(scratch + places.in);
+  T** out = reinterpret_cast<T**>(scratch + places.out);
+  int64_t* cursor = reinterpret_cast<int64_t*>(scratch + places.cursors);
   const int width = padded<T>(a.cout);
-  const int64_t sum_stride = static_cast<int64_t>(a.groups) * width;
+  const int64_t in_stride = static_cast<int64_t>(a.groups) * a.cin, sum_stride = static_cast<int64_t>(a.groups) * width;
   const Split blocks(vectors_of<T>(a.cout), kMaxVectors);
-  __builtin_memset(tile, 0, sizeof(T) * (last_row - first_row) * sum_stride);
-  PairRun<T> run;
-  run.in_stride = static_cast<int64_t>(a.groups) * a.cin;
-  run.sum_stride = sum_stride;
-  run.cin = a.cin;
+  __builtin_memset(sums + first_row * sum_stride, 0, sizeof(T) * (last_row - first_row) * sum_stride);
   for (int k = 0; k < a.num_offsets; ++k) {
     const int64_t begin = cursor[k], available = a.offsets[k + 1] - begin;
-    run.in_rows = a.pairs_in + begin;
-    run.out_rows = a.pairs_out + begin;
-    run.count = lower_bound(run.out_rows, smaller(available, last_row - first_row), last_row);
-    run.ahead = available - run.count;
-    cursor[k] = begin + run.count;
-    if (run.count == 0) continue;
-    const int64_t slice = static_cast<int64_t>(k) * a.groups;
+    const int64_t count = lower_bound(a.pairs_out + begin, smaller(available, last_row - first_row), last_row);
+    cursor[k] = begin + count;
+    if (count == 0) continue;
+    const T* features = static_cast<const T*>(a.in);
+    point_at_rows(a.pairs_in + begin, count, features, in_stride, in);
+    point_at_rows(a.pairs_out + begin, count, sums, sum_stride, out);
+    const int64_t next = k + 1 < a.num_offsets ? smaller(kAhead, a.offsets[k + 2] - cursor[k + 1]) : 0;
+    if (next > 0) point_at_rows(a.pairs_in + cursor[k + 1], next, features, in_stride, in + count);
+    for (int64_t p = count + next; p < count + kAhead; ++p) in[p] = in[count - 1];
     for (int g = 0; g < a.groups; ++g) {
-      run.in = static_cast<const T*>(a.in) + static_cast<int64_t>(g) * a.cin;
-      const T* weight = static_cast<const T*>(a.weight) + (slice + g) * a.cin * static_cast<int64_t>(width);
+      const T* weight = static_cast<const T*>(a.weight) +
+                        (static_cast<int64_t>(k) * a.groups + g) * a.cin * static_cast<int64_t>(width);
+      const int64_t first = static_cast<int64_t>(g) * a.cin;
       for (int b = 0; b < blocks.blocks; ++b) {
         const int64_t column = static_cast<int64_t>(blocks.start(b)) * kLanes;
-        run.sums = tile + g * static_cast<int64_t>(width) + column - first_row * sum_stride;
-        run.weight = weight + column * a.cin;
-        multiply_block(run, blocks.size(b));
+        const int64_t group_column = static_cast<int64_t>(g) * width + column;
+        multiply_block(PairRun<T>{in, out, count, weight + column * a.cin, first, first + a.cin, group_column},
+                       blocks.size(b));
       }
     }
   }
 }
 
 template <typename T>
-void forward(const ForwardArgs& a, int64_t begin, int64_t end, T* scratch) {
+void forward(const ForwardArgs& a, int64_t begin, int64_t end, void* memory) {
   const int width = padded<T>(a.cout);
-  T* tile = scratch;
-  int64_t* cursor = reinterpret_cast<int64_t*>(scratch + a.tile_rows * a.groups * static_cast<int64_t>(width));
+  const int64_t row_size = static_cast<int64_t>(a.groups) * width;
+  char* scratch = static_cast<char*>(memory);
+  int64_t* cursor = reinterpret_cast<int64_t*>(scratch + ForwardScratch<T>(a).cursors);
   for (int k = 0; k < a.num_offsets; ++k) {
     cursor[k] =
         a.offsets[k] + lower_bound(a.pairs_out + a.offsets[k], a.offsets[k + 1] - a.offsets[k], begin * a.tile_rows);
   }
   for (int64_t t = begin; t < end; ++t) {
     const int64_t first = t * a.tile_rows, last = smaller(first + a.tile_rows, a.num_out);
-    forward_tile<T>(a, first, last, tile, cursor);
-    T* out = static_cast<T*>(a.out) + first * a.groups * a.cout;
-    const T* sums = tile;
+    T* out = static_cast<T*>(a.out);
+    if (width == a.cout) {
+      forward_tile<T>(a, first, last, out, scratch);
+      continue;
+    }
+    const T* sums = reinterpret_cast<const T*>(scratch);
+    forward_tile<T>(a, first, last, reinterpret_cast<T*>(scratch) - first * row_size, scratch);
+    out += first * a.groups * a.cout;
     for (int64_t i = 0; i < (last - first) * a.groups; ++i, sums += width, out += a.cout) {
-      __builtin_memcpy(out, sums, sizeof(T) * a.cout);
+      for (int c = 0; c < a.cout; ++c) out[c] = sums[c];
     }
   }
 }
@@ -270,26 +283,30 @@ void depthwise(const ForwardArgs& a, int64_t begin, int64_t end) {
 
 // ---- wgrad ----
 
-// sums[r, :] += sum over the chunk of rows[p, r] * vectors[p, :]
+// sums[r, :] += sum over the chunk of rows[p][row + r] * vectors[p][column:]
 template <typename T, int R, int V>
-void outer(const T* rows, int64_t row_stride, const T* vectors, int count, T* sums, int64_t sum_stride) {
+void outer(const T* const* rows, int64_t row, const T* const* vectors, int64_t column, int count, T* sums,
+           int64_t sum_stride) {
   using S = Simd<T>;
   typename S::V acc[R][V];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) acc[r][v] = S::set(T(0));
-  for (int p = 0; p < count; ++p, rows += row_stride, vectors += V * S::kLanes) {
+  for (int p = 0; p < count; ++p) {
+    const T* broadcast = rows[p] + row;
+    const T* vector = vectors[p] + column;
     typename S::V w[V];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) w[v] = S::load(vectors + v * S::kLanes);
+    for (int v = 0; v < V; ++v) w[v] = S::load(vector + v * S::kLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const typename S::V x = S::set(rows[r]);
+      const typename S::V x = S::set(broadcast[r]);
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) acc[r][v] = S::fma(x, w[v], acc[r][v]);
     }
   }
+  sums += row * sum_stride + column;
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
@@ -300,7 +317,7 @@ void outer(const T* rows, int64_t row_stride, const T* vectors, int count, T* su
 }
 
 template <typename T>
-using Outer = void (*)(const T*, int64_t, const T*, int, T*, int64_t);
+using Outer = void (*)(const T* const*, int64_t, const T* const*, int64_t, int, T*, int64_t);
 
 template <typename T, int V, int R>
 Outer<T> find_outer(int rows) {
@@ -328,119 +345,114 @@ bool vectors_are_outputs(const WgradArgs& a) {
   return by_out < by_in || (by_out == by_in && a.cout > a.cin);
 }
 
-// Rows of the broadcast operand are one cache line apart from a power of two, to spread over the sets of the cache.
+// What a thread keeps: sums of a gradient, pointers to the rows of a chunk, and rows filled up to whole vectors.
 template <typename T>
-int row_buffer_stride(int rows) {
-  return padded<T>(rows) + 64 / static_cast<int>(sizeof(T));
-}
-
-template <typename T>
-int64_t wgrad_scratch(const WgradArgs& a) {
-  const bool flip = vectors_are_outputs<T>(a);
-  const int rows = flip ? a.cin : a.cout, width = padded<T>(flip ? a.cout : a.cin);
-  return static_cast<int64_t>(rows) * width + static_cast<int64_t>(kChunk) * (row_buffer_stride<T>(rows) + width);
-}
-
-// Rows of one operand of a chunk.
-template <typename T>
-struct Gather {
-  const T* source;
-  int64_t stride;
-  const int32_t* rows;
-  int channels;
-
-  const T* row(int64_t p) const { return source + rows[p] * stride; }
-  // Asks for rows [begin, end) to be brought into the second-level cache.
-  void prefetch(int64_t begin, int64_t end) const {
-    constexpr int kLine = 64 / sizeof(T);
-    for (int64_t p = begin; p < end; ++p)
-      for (int c = 0; c < channels; c += kLine) __builtin_prefetch(row(p) + c, 0, 2);
+struct WgradScratch {
+  int64_t sums, rows, vectors, padded_rows, bytes;  // places, in bytes
+  explicit WgradScratch(const WgradArgs& a) {
+    const bool flip = vectors_are_outputs<T>(a);
+    const int64_t broadcast = flip ? a.cin : a.cout, columns = flip ? a.cout : a.cin, width = padded<T>(columns);
+    sums = 0;
+    rows = broadcast * width * static_cast<int64_t>(sizeof(T));
+    vectors = rows + kChunk * static_cast<int64_t>(sizeof(T*));
+    padded_rows = vectors + kChunk * static_cast<int64_t>(sizeof(T*));
+    bytes = padded_rows + (width == columns ? 0 : kChunk * width * static_cast<int64_t>(sizeof(T)));
   }
 };
 
 template <typename T>
-inline void copy_padded(const T* source, int count, int padded_count, T* target) {
-  constexpr int kLanes = Simd<T>::kLanes;
-  int c = 0;
-  for (; c + kLanes <= count; c += kLanes) Simd<T>::store(target + c, Simd<T>::load(source + c));
-  for (; c < count; ++c) target[c] = source[c];
-  for (; c < padded_count; ++c) target[c] = T(0);
+int64_t wgrad_scratch(const WgradArgs& a) {
+  return WgradScratch<T>(a).bytes;
 }
 
+// One operand of the pairs: rows of a tensor, from a channel of the group on.
 template <typename T>
-void gather_rows(const Gather<T>& from, int count, int64_t target_stride, T* target) {
-  for (int p = 0; p < count; ++p, target += target_stride) {
-    copy_padded(from.row(p), from.channels, from.channels, target);
+struct Operand {
+  const T* data;
+  int64_t stride;
+  const int32_t* rows;
+  int channels;
+
+  // Asks for the rows of pairs [begin, end) to be brought into the second-level cache.
+  void prefetch(int64_t begin, int64_t end) const {
+    constexpr int kLine = 64 / sizeof(T);
+    for (int64_t p = begin; p < end; ++p)
+      for (int c = 0; c < channels; c += kLine) __builtin_prefetch(data + rows[p] * stride + c, 0, 2);
+  }
+};
+
+// Copies the rows behind the pointers to `target`, filled up to `width`, and points there.
+template <typename T>
+void fill_up(const T** pointers, int count, int channels, int width, T* target) {
+  for (int p = 0; p < count; ++p, target += width) {
+    for (int c = 0; c < channels; ++c) target[c] = pointers[p][c];
+    for (int c = channels; c < width; ++c) target[c] = T(0);
+    pointers[p] = target;
   }
 }
 
-// Block b of vectors holds (count, size(b)) contiguously.
+// Rows [first_row, first_row + num_rows) of the gradient of one offset, as sums (num_rows, width).
 template <typename T>
-void gather_vectors(const Gather<T>& from, int count, const Split& blocks, T* target) {
+void sum_outer_products(const Operand<T>& broadcast, const Operand<T>& columns, int num_rows, int64_t begin,
+                        int64_t end, char* scratch, const WgradScratch<T>& places) {
   constexpr int kLanes = Simd<T>::kLanes;
-  for (int p = 0; p < count; ++p) {
-    const T* row = from.row(p);
-    for (int b = 0; b < blocks.blocks; ++b) {
-      const int start = blocks.start(b) * kLanes, size = blocks.size(b) * kLanes;
-      const int real = start + size <= from.channels ? size : from.channels - start;
-      copy_padded(row + start, real, size, target + static_cast<int64_t>(kChunk) * start + p * size);
+  const int width = padded<T>(columns.channels);
+  const Split vector_blocks(vectors_of<T>(columns.channels), kMaxVectors);
+  const Split row_blocks(num_rows, block_rows(vector_blocks.base + (vector_blocks.extra > 0 ? 1 : 0)));
+  const int steps = vector_blocks.blocks * row_blocks.blocks;
+  T* sums = reinterpret_cast<T*>(scratch + places.sums);
+  const T** rows = reinterpret_cast<const T**>(scratch + places.rows);
+  const T** vectors = reinterpret_cast<const T**>(scratch + places.vectors);
+  __builtin_memset(sums, 0, sizeof(T) * num_rows * static_cast<int64_t>(width));
+  for (int64_t p = begin; p < end; p += kChunk) {
+    const int count = static_cast<int>(smaller(kChunk, end - p));
+    const int64_t later = smaller(kChunk, end - p - count);  // pairs of the next chunk
+    point_at_rows(broadcast.rows + p, count, broadcast.data, broadcast.stride, rows);
+    point_at_rows(columns.rows + p, count, columns.data, columns.stride, vectors);
+    if (width != columns.channels) {
+      fill_up(vectors, count, columns.channels, width, reinterpret_cast<T*>(scratch + places.padded_rows));
+    }
+    for (int step = 0; step < steps; ++step) {
+      const int rb = step % row_blocks.blocks, vb = step / row_blocks.blocks;
+      const int64_t next = p + count + later * step / steps, next_end = p + count + later * (step + 1) / steps;
+      broadcast.prefetch(next, next_end);
+      columns.prefetch(next, next_end);
+      find_outer<T>(row_blocks.size(rb), vector_blocks.size(vb))(rows, row_blocks.start(rb), vectors,
+                                                                 vector_blocks.start(vb) * kLanes, count, sums, width);
     }
   }
 }
 
 template <typename T>
-void wgrad(const WgradArgs& a, int64_t unit, T* scratch) {
-  constexpr int kLanes = Simd<T>::kLanes;
-  const int part = unit % a.splits, g = unit / a.splits % a.groups, k = unit / a.splits / a.groups;
+void wgrad(const WgradArgs& a, int64_t unit, void* memory) {
+  const int64_t part = unit % a.splits, g = unit / a.splits % a.groups, k = unit / a.splits / a.groups;
   const bool flip = vectors_are_outputs<T>(a);
-  const int all_rows = flip ? a.cin : a.cout, columns = flip ? a.cout : a.cin, width = padded<T>(columns);
-  const int first_row = static_cast<int64_t>(all_rows) * part / a.splits;
-  const int num_rows = static_cast<int64_t>(all_rows) * (part + 1) / a.splits - first_row;
   const int64_t in_stride = static_cast<int64_t>(a.groups) * a.cin,
                 out_stride = static_cast<int64_t>(a.groups) * a.cout;
-  const T* in = static_cast<const T*>(a.in) + static_cast<int64_t>(g) * a.cin;
-  const T* grad_out = static_cast<const T*>(a.grad_out) + static_cast<int64_t>(g) * a.cout;
-  const Split vector_blocks(vectors_of<T>(columns), kMaxVectors);
-  const Split row_blocks(num_rows, block_rows(vector_blocks.base + (vector_blocks.extra > 0 ? 1 : 0)));
-  T* sums = scratch;
-  T* row_buffer = sums + static_cast<int64_t>(all_rows) * width;
-  T* vector_buffer = row_buffer + static_cast<int64_t>(kChunk) * row_buffer_stride<T>(all_rows);
-  __builtin_memset(sums, 0, sizeof(T) * num_rows * static_cast<int64_t>(width));
-  const int64_t row_stride = row_buffer_stride<T>(all_rows);
-  for (int64_t p = a.offsets[k]; p < a.offsets[k + 1]; p += kChunk) {
-    const int64_t left = a.offsets[k + 1] - p;
-    const int count = static_cast<int>(smaller(kChunk, left));
-    const int later = static_cast<int>(smaller(kChunk, left - count));  // pairs of the next chunk
-    const Gather<T> inputs{in, in_stride, a.pairs_in + p, a.cin};
-    const Gather<T> outputs{grad_out, out_stride, a.pairs_out + p, a.cout};
-    Gather<T> row_side = flip ? inputs : outputs;
-    row_side.source += first_row;
-    row_side.channels = num_rows;
-    gather_rows(row_side, count, row_stride, row_buffer);
-    gather_vectors(flip ? outputs : inputs, count, vector_blocks, vector_buffer);
-    const int steps = vector_blocks.blocks * row_blocks.blocks;
-    for (int step = 0; step < steps; ++step) {
-      const int row = row_blocks.start(step % row_blocks.blocks), vb = step / row_blocks.blocks;
-      const int column = vector_blocks.start(vb) * kLanes;
-      inputs.prefetch(count + later * step / steps, count + later * (step + 1) / steps);
-      outputs.prefetch(count + later * step / steps, count + later * (step + 1) / steps);
-      find_outer<T>(row_blocks.size(step % row_blocks.blocks), vector_blocks.size(vb))(
-          row_buffer + row, row_stride, vector_buffer + static_cast<int64_t>(kChunk) * column, count,
-          sums + static_cast<int64_t>(row) * width + column, width);
+  const Operand<T> in{static_cast<const T*>(a.in) + g * a.cin, in_stride, a.pairs_in, a.cin};
+  const Operand<T> out{static_cast<const T*>(a.grad_out) + g * a.cout, out_stride, a.pairs_out, a.cout};
+  Operand<T> broadcast = flip ? in : out;
+  const Operand<T>& columns = flip ? out : in;
+  const int64_t first_row = broadcast.channels * part / a.splits;
+  const int num_rows = static_cast<int>(broadcast.channels * (part + 1) / a.splits - first_row);
+  broadcast.data += first_row;
+  broadcast.channels = num_rows;
+  sum_outer_products<T>(broadcast, columns, num_rows, a.offsets[k], a.offsets[k + 1], static_cast<char*>(memory),
+                        WgradScratch<T>(a));
+  const T* sums = static_cast<const T*>(memory);
+  const int64_t width = padded<T>(columns.channels), channel_stride = static_cast<int64_t>(a.num_offsets) * a.cin;
+  T* grad = static_cast<T*>(a.grad) + (g * a.cout * a.num_offsets + k) * a.cin;
+  for (int64_t r = 0; r < num_rows; ++r) {
+    for (int64_t c = 0; c < columns.channels; ++c) {
+      grad[flip ? c * channel_stride + first_row + r : (first_row + r) * channel_stride + c] = sums[r * width + c];
     }
   }
-  T* grad = static_cast<T*>(a.grad) + (static_cast<int64_t>(g) * a.cout * a.num_offsets + k) * a.cin;
-  const int64_t channel_stride = static_cast<int64_t>(a.num_offsets) * a.cin;
-  for (int r = 0; r < num_rows; ++r)
-    for (int c = 0; c < columns; ++c) {
-      const int o = flip ? c : first_row + r, i = flip ? first_row + r : c;
-      grad[o * channel_stride + i] = sums[static_cast<int64_t>(r) * width + c];
-    }
 }
 
 template <typename T>
-void depthwise_wgrad(const WgradArgs& a, int64_t k, T* scratch) {
+void depthwise_wgrad(const WgradArgs& a, int64_t k, void* memory) {
   const int64_t channels = a.groups;
+  T* scratch = static_cast<T*>(memory);
   T* grad = static_cast<T*>(a.grad) + k * channels;
   __builtin_memset(grad, 0, sizeof(T) * channels);
   for (int64_t begin = a.offsets[k]; begin < a.offsets[k + 1]; begin += kChunk) {

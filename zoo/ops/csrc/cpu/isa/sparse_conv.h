@@ -51,17 +51,18 @@ struct WgradArgs {
   int32_t splits;  // units of one (offset, group): parts of the rows of its gradient
 };
 
+// Scratch memory belongs to one thread, is aligned to a cache line, and its size is in bytes.
 template <typename T>
 struct Kernels {
-  int64_t (*packed_elements)(const PackArgs&);                          // size of PackArgs::packed
-  void (*pack_weight)(const PackArgs&, int64_t begin, int64_t end);     // units: offsets
-  int64_t (*forward_scratch)(const ForwardArgs&);                       // elements of scratch of one thread
-  void (*forward)(const ForwardArgs&, int64_t begin, int64_t end, T*);  // units: tiles of output rows
-  void (*depthwise)(const ForwardArgs&, int64_t begin, int64_t end);    // cin = cout = 1, weight (num_offsets, groups)
-  int64_t (*wgrad_scratch)(const WgradArgs&);                           // elements of scratch of one thread
-  void (*wgrad)(const WgradArgs&, int64_t unit, T*);                    // (offset * groups + group) * splits + part
+  int64_t (*packed_elements)(const PackArgs&);                       // size of PackArgs::packed
+  void (*pack_weight)(const PackArgs&, int64_t begin, int64_t end);  // units: offsets
+  int64_t (*forward_scratch)(const ForwardArgs&);
+  void (*forward)(const ForwardArgs&, int64_t begin, int64_t end, void* scratch);  // units: tiles of output rows
+  void (*depthwise)(const ForwardArgs&, int64_t begin, int64_t end);  // cin = cout = 1, weight (num_offsets, groups)
+  int64_t (*wgrad_scratch)(const WgradArgs&);
+  void (*wgrad)(const WgradArgs&, int64_t unit, void* scratch);  // (offset * groups + group) * splits + part
   void (*depthwise_wgrad)(const WgradArgs&, int64_t offset,
-                          T* scratch);  // grad (num_offsets, groups), scratch (groups,)
+                          void* scratch);  // grad (num_offsets, groups); one T a group
 };
 
 struct KernelTable {
