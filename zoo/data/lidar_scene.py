@@ -179,6 +179,8 @@ def lidar_voxels(num_voxels: int = 60_000, seed: int = 0) -> LidarVoxels:
     """
     if num_voxels < 0:
         raise ValueError(f"num_voxels: found {num_voxels}, expected at least 0")
+    if num_voxels == 0:
+        return LidarVoxels(torch.zeros(0, 4, dtype=torch.int32), TILE_SHAPE)
     if num_voxels <= _LARGEST_DENSE:
         kind = _SPARSE if num_voxels <= _LARGEST_SPARSE else _DENSE
         return _as_voxels(_nearest(_sweep_voxels(seed, *kind), num_voxels), TILE_SHAPE)
