@@ -144,7 +144,7 @@ def _line(points: list[tuple[float, float]], colour: str) -> str:
 def _legend(name: str, colour: str, index: int) -> str:
     y = _TOP + 12 + 14 * index
     x = _WIDTH - _RIGHT - 6
-    return f'<text x="{x}" y="{y}" text-anchor="end" class="tick" fill="{colour}">{escape(name)}</text>'
+    return f'<text x="{x}" y="{y}" text-anchor="end" class="tick" style="fill:{colour}">{escape(name)}</text>'
 
 
 def _number(value: float) -> str:

@@ -163,7 +163,7 @@ def load_run(checkpoint: str | Path, overrides: Sequence[str] = ()) -> tuple[Dic
         raise ValueError(
             f"{checkpoint}: expected a checkpoint with 'config' and 'state_dict' as tools/train.py writes it"
         )
-    cfg = OmegaConf.create(content["config"])
+    cfg = DictConfig(content["config"])
     _override(cfg, overrides)
     cfg.weights = None
     parts = build_parts(cfg)

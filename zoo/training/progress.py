@@ -18,8 +18,16 @@ log = logging.getLogger(__name__)
 def choose_progress(*, seconds_between_lines: float = 10.0) -> ProgressBar:
     """A rich progress bar if someone watches, else ``LineProgress``."""
     if sys.stdout.isatty():
-        return RichProgressBar(leave=True)
+        return StepBar(leave=True)
     return LineProgress(seconds_between_lines=seconds_between_lines)
+
+
+class StepBar(RichProgressBar):
+    """Lightning's rich bar; a run that is counted in steps has no epochs to speak of."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        counted_in_steps = self.trainer.max_epochs == -1
+        return "training" if counted_in_steps else super()._get_train_description(current_epoch)
 
 
 class LineProgress(ProgressBar):
