@@ -82,7 +82,7 @@ def test_the_real_frame_reads():
     labels = frame.labels
     assert labels is not None
     assert labels.names == ("Car",) * 6 + ("DontCare",) * 4
-    assert labels.difficulty().tolist() == [-1, 1, 2, 1, 0, 0, -1, -1, -1, -1]
+    assert labels.difficulty().tolist() == [-1, 1, -1, 1, 0, 0, -1, -1, -1, -1]
     cars = labels.without_dont_care()
     counts = points_in_boxes(frame.points, cars.lidar_boxes(frame.calibration)).sum(axis=1)
     assert (counts > 10).all()
