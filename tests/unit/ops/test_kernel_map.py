@@ -43,9 +43,7 @@ def loop_over_pairs(in_grid: VoxelGrid, out_grid: VoxelGrid, geometry: ConvGeome
 
 def as_triples(kernel_map: KernelMap) -> list[tuple[int, int, int]]:
     offset = torch.repeat_interleave(torch.arange(kernel_map.volume), kernel_map.offsets.diff())
-    return list(
-        zip(offset.tolist(), kernel_map.pairs_in.tolist(), kernel_map.pairs_out.tolist(), strict=True)
-    )
+    return list(zip(offset.tolist(), kernel_map.pairs_in.tolist(), kernel_map.pairs_out.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("values", GEOMETRIES)

@@ -44,8 +44,10 @@ def maps(seed: int = 0) -> dict[str, tuple[int, int, KernelMap]]:
     }
 
 
-def values(num_in: int, num_out: int, kernel_map: KernelMap, channels: tuple[int, int, int], dtype: torch.dtype) ->
-list:
+Channels = tuple[int, int, int]
+
+
+def values(num_in: int, num_out: int, kernel_map: KernelMap, channels: Channels, dtype: torch.dtype) -> list[Tensor]:
     c_in, c_out, groups = channels
     generator = torch.Generator().manual_seed(0)
     shapes = [(num_in, c_in), (c_out, kernel_map.volume, c_in // groups), (num_out, c_out)]
@@ -145,8 +147,9 @@ def test_gradcheck(kind: str, groups: int) -> None:
         if kind == "subm":
             return subm_conv(SparseTensor(features, x.grid), weight, bias, groups=groups).features
         if kind == "strided":
-            return sparse_conv(SparseTensor(features, x.grid), weight, bias, stride=2, padding=1,
-            groups=groups).features
+            return sparse_conv(
+                SparseTensor(features, x.grid), weight, bias, stride=2, padding=1, groups=groups
+            ).features
         if kind == "inverse":
             return sparse_inverse_conv(SparseTensor(features, down_grid), weight, bias, groups=groups).features
         return sparse_conv_transpose(SparseTensor(features, x.grid), weight, bias, stride=2, groups=groups).features

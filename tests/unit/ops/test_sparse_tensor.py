@@ -47,9 +47,19 @@ def test_arithmetic() -> None:
     f, row = x.features, torch.tensor([2.0, 3.0], dtype=torch.float64)
     twin = SparseTensor(f + 1, copy.deepcopy(x.grid))  # other grid object, same sites
     pairs = [
-        (x + 1, f + 1), (1 + x, 1 + f), (x - row, f - row), (1 - x, 1 - f), (x * row, f * row), (2 * x, 2 * f),
-        (x / 2, f / 2), (1 / x, 1 / f), (-x, -f), (x + twin, f + (f + 1)), (x * twin, f * (f + 1)), (x.map(torch.relu), f.relu()),
-    ]  # fmt: skip
+        (x + 1, f + 1),
+        (1 + x, 1 + f),
+        (x - row, f - row),
+        (1 - x, 1 - f),
+        (x * row, f * row),
+        (2 * x, 2 * f),
+        (x / 2, f / 2),
+        (1 / x, 1 / f),
+        (-x, -f),
+        (x + twin, f + (f + 1)),
+        (x * twin, f * (f + 1)),
+        (x.map(torch.relu), f.relu()),
+    ]
     for found, expected in pairs:
         assert torch.equal(found.features, expected)
         assert found.grid is x.grid

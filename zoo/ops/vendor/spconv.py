@@ -73,6 +73,8 @@ def sparse_inverse_conv(
     if kernel_map.kernel_size != tuple(weight.shape[1:-1]):
         raise ValueError(f"weight: found kernel {tuple(weight.shape[1:-1])}, expected {kernel_map.kernel_size}")
     book = x.grid.maps.vendor.get("made_by")
+    if len(x) == 0:
+        return _apply(x, weight, bias, None, out_grid, mode="inverse")
     if book is None:
         raise ValueError("grid: found no spconv rulebook, expected a strided convolution that ran with this back-end")
     features = torch.empty_like(x.features).index_copy(0, book.order, x.features)  # to spconv's row order
