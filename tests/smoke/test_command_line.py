@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = train_there(folder, TOY, "seed=3")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "report.html" in done.stdout
+    assert re.search(r"step 40/40  [\d.]+ it/s  0:00 left  train/loss", done.stdout)
     return newest_run(folder)
 
 

@@ -127,7 +127,7 @@ def _grid(x_axis: _Axis, y_axis: _Axis, *, log: bool) -> list[str]:
         )
     for value in y_axis.ticks():
         y = y_axis.place(value)
-        shown = 10.0**value if log else value
+        shown = float(f"{10.0**value:.2g}") if log else value
         parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
         parts.append(f'<text x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end" class="tick">{_number(shown)}</text>')
     return parts
