@@ -195,7 +195,8 @@ class Cameras:
         intrinsics = self.intrinsics.double()[:, None]
         plane = project_to_plane(self.model, local, self._lens_params(slice(None)).double()[:, None])
         uv = plane * intrinsics[..., :2] + intrinsics[..., 2:]
-        return uv.to(points.dtype), local[..., 2].to(points.dtype)
+        dtype = points.dtype if points.is_floating_point() else self.camera_to_world.dtype
+        return uv.to(dtype), local[..., 2].to(dtype)
 
     def downscaled(self, factor: int) -> Cameras:
         """The cameras of images shrunk by averaging blocks of ``factor x factor`` pixels; a rest at the edge is cut."""

@@ -301,6 +301,14 @@ class RadianceFieldData(LightningDataModule):
         return self.index.far
 
     @property
+    def world_to_scene(self) -> Tensor:
+        """Similarity ``(4, 4)`` float64 from the coordinates of the files to those of the cameras here.
+
+        Poses given in the files' world, such as a camera path, enter by `zoo.data.scene_frame.apply_similarity`.
+        """
+        return self.index.world_to_scene
+
+    @property
     def white_background(self) -> bool:
         """Whether transparent pictures are meant to stand on white."""
         return self.index.white_background

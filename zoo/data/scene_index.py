@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from zoo.data.posed_images import View
 
@@ -12,7 +15,7 @@ Box = tuple[float, float, float, float, float, float]
 SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SceneIndex:
     """The views of a scene and the region that a field should model.
 
@@ -23,6 +26,7 @@ class SceneIndex:
         near: distance at which rays start.
         far: distance at which rays end.
         white_background: whether transparent pictures are meant to stand on white.
+        world_to_scene: similarity ``(4, 4)`` float64 from the coordinates of the index file to those of the views.
     """
 
     source: Path
@@ -31,6 +35,7 @@ class SceneIndex:
     near: float = 0.0
     far: float = 1e10
     white_background: bool = False
+    world_to_scene: Tensor = field(default_factory=lambda: torch.eye(4, dtype=torch.float64))
 
     def with_holdout(self, every: int) -> SceneIndex:
         """The same scene with train, val and test splits.
@@ -60,6 +65,8 @@ class SceneIndex:
             raise ValueError(f"scale, offset: {scale}, {list(offset)}, expected a positive number and three numbers")
         moved = {id(views): [move_view(view, scale, offset) for view in views] for views in self.splits.values()}
         splits = {name: moved[id(views)] for name, views in self.splits.items()}  # splits that are one stay one
+        step = torch.diag(torch.tensor([scale, scale, scale, 1.0], dtype=torch.float64))
+        step[:3, 3] = torch.tensor(offset, dtype=torch.float64)
         box = [scale * value + offset[i % 3] for i, value in enumerate(self.aabb)]
         return replace(
             self,
@@ -67,6 +74,7 @@ class SceneIndex:
             aabb=(box[0], box[1], box[2], box[3], box[4], box[5]),
             near=self.near * scale,
             far=self.far * scale,
+            world_to_scene=step @ self.world_to_scene,
         )
 
 

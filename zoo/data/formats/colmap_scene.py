@@ -67,7 +67,8 @@ def read_colmap(root: Path, bad_samples: BadSamples, images_folder: str = "image
     ]
     points = model.points @ similarity[:3, :3].numpy().T + similarity[:3, 3].numpy()
     half = _half_side(points * DEFAULT_SCALE) / DEFAULT_SCALE
-    index = SceneIndex(folder, {"all": views}, (-half, -half, -half, half, half, half), near=NEAR / DEFAULT_SCALE)
+    index = SceneIndex(folder, {"all": views}, (-half, -half, -half, half, half, half), NEAR / DEFAULT_SCALE)
+    index = replace(index, world_to_scene=similarity)
     return index.transformed(DEFAULT_SCALE, DEFAULT_OFFSET)
 
 
