@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-__all__ = ["SSIM_VARIANTS", "ImagePSNR", "ImageSSIM", "SSIMVariant", "psnr", "ssim"]
+__all__ = ["SSIM_VARIANTS", "ImagePSNR", "ImageSSIM", "MeanOverImages", "SSIMVariant", "psnr", "ssim"]
 
 SSIMVariant = Literal["gaussian_valid", "uniform_valid", "gaussian_reflect", "gaussian_zero"]
 
@@ -145,7 +145,7 @@ def _smoother(window: _Window, like: Tensor) -> Callable[[Tensor], Tensor]:
     return smooth
 
 
-class _MeanOverImages(Metric):
+class MeanOverImages(Metric):
     """Mean of a value that each image gets by itself."""
 
     total: Tensor
@@ -172,7 +172,7 @@ class _MeanOverImages(Metric):
         return (self.total / self.count).float()
 
 
-class ImagePSNR(_MeanOverImages):
+class ImagePSNR(MeanOverImages):
     """Mean over images of `psnr`.
 
     Example:
@@ -186,7 +186,7 @@ class ImagePSNR(_MeanOverImages):
         return psnr(prediction, target)
 
 
-class ImageSSIM(_MeanOverImages):
+class ImageSSIM(MeanOverImages):
     """Mean over images of `ssim`.
 
     Args:
