@@ -1,0 +1,169 @@
+"""Training and measuring a radiance field on posed photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from zoo.data.posed_images import PosedImages, RayScheme, sample_rays, step_generator
+from zoo.losses.photometric import PhotometricKind, photometric_loss
+from zoo.metrics.image import psnr, ssim
+from zoo.models.hollownerf import HollowNeRF
+from zoo.rendering.backgrounds import BackgroundKind, background_colors, composite
+from zoo.rendering.field_renderer import FieldRenderer, RenderedImage
+from zoo.rendering.report import ReportSection
+from zoo.tasks.ray_budget import RayBudget
+from zoo.tasks.view_gallery import ViewGallery
+
+__all__ = ["RadianceFieldTask"]
+
+Optimizer = Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer]
+Scheduler = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+_OCCUPANCY_STREAM, _RAY_STREAM = 1 << 32, 2 << 32  # added to the seed; the pixels are drawn with the seed itself
+
+
+class RadianceFieldTask(LightningModule):
+    """One optimizer step renders a batch of rays and compares it with the photographs.
+
+    Every random number of step ``k`` is a function of ``(seed, k)``, and all that adapts (rays per step, occupancy,
+    multiplier, alpha) is a buffer, so a resumed run continues bit by bit.
+
+    Args:
+        model: The field.
+        optimizer: Makes the optimizer from parameter groups.
+        scheduler: Makes the learning-rate schedule, stepped after each optimizer step; or None.
+        renderer: Samples and composites rays.
+        budget: Rays of a step.
+        seed: Of the pixels, jitter, backgrounds and occupancy samples.
+        loss: ``mse``, ``huber`` or ``smooth_l1``.
+        loss_delta: Where ``huber`` and ``smooth_l1`` turn linear.
+        background: Behind training rays; transparent pixels are composited over it as well.
+        test_background: Behind measured pictures.
+        stratified: Whether training rays start at a random part of a step.
+        ray_scheme: ``all_images`` or ``one_image``: where the pixels of a step come from.
+        saliency_lr_scale: Learning rate of the saliency grid relative to the rest.
+        log_every: Steps between two rows of training metrics.
+        gallery: Pictures for the report.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: HollowNeRF,
+        optimizer: Optimizer,
+        scheduler: Scheduler | None = None,
+        renderer: FieldRenderer,
+        budget: RayBudget,
+        seed: int = 0,
+        loss: PhotometricKind = "mse",
+        loss_delta: float = 0.1,
+        background: BackgroundKind = "random_per_ray",
+        test_background: BackgroundKind = "white",
+        stratified: bool = True,
+        ray_scheme: RayScheme = "all_images",
+        saliency_lr_scale: float = 1.0,
+        log_every: int = 50,
+        gallery: ViewGallery | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.renderer, self.budget = model, renderer, budget
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.seed, self.loss_delta, self.stratified = seed, loss_delta, stratified
+        self.loss_kind: PhotometricKind = loss
+        self.background: BackgroundKind = background
+        self.test_background: BackgroundKind = test_background
+        self.ray_scheme: RayScheme = ray_scheme
+        self.saliency_lr_scale, self.log_every = saliency_lr_scale, log_every
+        self.gallery = gallery or ViewGallery()
+
+    def images(self, split: str) -> PosedImages:
+        """The photographs of a split, from the trainer's data module."""
+        return getattr(self.trainer.datamodule, split)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor | None:
+        """Render the rays of this step; None, which skips the update, where no ray met an occupied cell."""
+        step = self.global_step
+        self.model.set_step(step)
+        self.renderer.update_occupancy(self.model, step, step_generator(self.seed + _OCCUPANCY_STREAM, step))
+        rays = sample_rays(
+            self.images("train"), seed=self.seed, step=step, num_rays=int(self.budget.num_rays), scheme=self.ray_scheme
+        )
+        generator = step_generator(self.seed + _RAY_STREAM, step)
+        background = background_colors(self.background, len(rays), generator=generator).to(self.device)
+        jitter = torch.rand(len(rays), generator=generator).to(self.device) if self.stratified else None
+        rendered = self.renderer(self.model, rays.rays, background, jitter=jitter)
+        self.budget.update(rendered.num_marched)
+        if rendered.num_samples == 0:
+            return None
+        colour_loss = photometric_loss(rendered.rgb, composite(rays.rgba, background), self.loss_kind, self.loss_delta)
+        loss = colour_loss + self.model.penalty(step)
+        if (step + 1) % self.log_every == 0:
+            self._log_step(colour_loss, loss, len(rays), rendered.num_samples, rendered.num_marched)
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The step, then the pruner's multiplier: before any callback may write a checkpoint."""
+        step = self.global_step
+        super().optimizer_step(*args, **kwargs)
+        self.model.after_step(step)
+
+    def _log_step(self, colour_loss: Tensor, loss: Tensor, num_rays: int, num_samples: int, num_marched: int) -> None:
+        values = {
+            "train/loss": loss.detach(),
+            "train/color_loss": colour_loss.detach(),
+            "train/rays": num_rays,
+            "train/samples": num_samples,
+            "train/marched_samples": num_marched,
+            "train/occupancy": self.renderer.occupancy.binaries.float().mean(),
+        }
+        if self.model.saliency is not None:
+            values["train/mean_saliency"] = self.model.saliency.mean().detach()
+            values["train/open_vertices"] = self.model.saliency.occupancy()
+        if self.model.pruner is not None:
+            values["train/gamma"] = self.model.pruner.gamma
+        self.log_dict({name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()})
+
+    def render_view(self, images: PosedImages, index: int) -> tuple[RenderedImage, Tensor]:
+        """One picture as the field sees it and as it was taken, composited over the test background ``(H, W, 3)``."""
+        background = background_colors(self.test_background, 1)[0].to(self.device)
+        rendered = self.renderer.render_image(self.model, images.cameras[[index]], background=background)
+        return rendered, composite(images.rgba(index), background)
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """PSNR of one val picture."""
+        rendered, truth = self.render_view(self.images("val"), int(batch))
+        self.log("val/psnr", psnr(rendered.rgb, truth), batch_size=1)
+
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        """PSNR and SSIM of one test picture."""
+        images, index = self.images("test"), int(batch)
+        rendered, truth = self.render_view(images, index)
+        values = {"test/psnr": psnr(rendered.rgb, truth), "test/ssim": ssim(rendered.rgb, truth)}
+        self.log_dict(values, batch_size=1)
+        self.gallery.add(images.names[index], rendered, truth, {name: float(value) for name, value in values.items()})
+
+    def predict_step(self, batch: Tensor, batch_idx: int) -> RenderedImage:
+        """One test picture."""
+        return self.render_view(self.images("test"), int(batch))[0]
+
+    def configure_optimizers(self) -> Any:
+        """One group for the saliency grid, one for all else."""
+        saliency = [] if self.model.saliency is None else list(self.model.saliency.parameters())
+        chosen = {id(parameter) for parameter in saliency}
+        groups: list[dict[str, Any]] = [{"params": [p for p in self.model.parameters() if id(p) not in chosen]}]
+        if saliency:
+            groups.append({"params": saliency, "weight_decay": 0.0})
+        optimizer = self.optimizer(groups)
+        if saliency:
+            optimizer.param_groups[1]["lr"] *= self.saliency_lr_scale
+        if self.scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
+
+    def report_sections(self) -> Sequence[ReportSection]:
+        """The gallery of test pictures and what callbacks added to it."""
+        return self.gallery.sections()
