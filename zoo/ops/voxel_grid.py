@@ -82,7 +82,7 @@ class VoxelGrid:
         if not bool((keys[1:] > keys[:-1]).all()):
             keys, order = sort_keys(keys)
             _check_distinct(keys, order, coords)
-            coords = coords[order]
+            coords = coords.index_select(0, order)
         self._bind(Sites(coords.to(torch.int32).contiguous(), shape, int(batch_size), order), keys)
 
     def _bind(self, sites: Sites, keys: Tensor | None = None) -> None:
@@ -181,11 +181,11 @@ class VoxelGrid:
 
     def to_caller_order(self, values: Tensor) -> Tensor:
         """Rows of ``values`` (N, ...), given in the grid's order, in the order of the rows the grid was built from."""
-        return values if self._sites.order is None else values[self.inverse]
+        return values if self._sites.order is None else _PermuteRows.apply(values, self.inverse, self._sites.order)
 
     def from_caller_order(self, values: Tensor) -> Tensor:
         """Rows of ``values`` (N, ...), given in the caller's order, in the grid's order."""
-        return values if self._sites.order is None else values[self._sites.order]
+        return values if self._sites.order is None else _PermuteRows.apply(values, self._sites.order, self.inverse)
 
     def rows_of(self, coords: Tensor) -> Tensor:
         """The row of every given site (P, 1 + D), int64 (P,); -1 where the grid has no such site."""
@@ -248,6 +248,20 @@ class VoxelGrid:
 
     def __setstate__(self, state: Sites) -> None:
         self._bind(state)
+
+
+class _PermuteRows(torch.autograd.Function):
+    """Rows in another order; the gradient is a gather too, by the inverse permutation."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(order, inverse)
+        return values.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        order, inverse = ctx.saved_tensors
+        return _PermuteRows.apply(grads[0], inverse, order), None, None  # type: ignore[return-value]
 
 
 def _check_coords(coords: Tensor, shape: tuple[int, ...], batch_size: int) -> None:

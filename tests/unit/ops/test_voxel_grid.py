@@ -205,3 +205,11 @@ def test_empty_grid() -> None:
     assert downsample(grid, 2).num_sites == 0
     none = VoxelGrid(torch.zeros(0, 3, dtype=torch.int64), (3, 4), 0)
     assert none.sample_offsets.tolist() == [0]
+
+
+def test_changing_the_order_is_differentiable() -> None:
+    grid = random_grid((4, 4))
+    values = torch.randn(len(grid), 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(grid.to_caller_order, (values,))
+    assert torch.autograd.gradgradcheck(grid.from_caller_order, (values,))
+    assert torch.equal(grid.to_caller_order(grid.from_caller_order(values)), values)
