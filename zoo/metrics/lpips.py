@@ -1,8 +1,8 @@
 """LPIPS (Zhang et al. 2018) on AlexNet or VGG16, with weights from files that the user supplies.
 
 The backbone is torchvision's ImageNet network (``alexnet-owt-7be5be79.pth``, ``vgg16-397923af.pth``) or a state dict of
-the package ``lpips``, which holds the heads as well. Where the files have no heads, those of LPIPS v0.1 are taken, which
-torchmetrics carries.
+the package ``lpips``, which holds the heads as well. Where the files have no heads, those of LPIPS v0.1 in torchmetrics
+are taken.
 """
 
 from __future__ import annotations
