@@ -43,7 +43,8 @@ steps = torch.cartesian_prod(*[torch.arange(-1, 2)] * 3)
 neighbours = grid.coords[rows].long()[:, None] + torch.cat([torch.zeros(27, 1, dtype=torch.long), steps], dim=1)
 found = (grid.rows_of(neighbours.reshape(-1, 4)).reshape(200, 27) >= 0).sum(1)
 print(json.dumps({
-    "sites": len(grid), "pairs": int(counts.sum()), "coarse": len(down), "base_gb": base, "grid_gb": built, "peak_gb": peak(),
+    "sites": len(grid), "pairs": int(counts.sum()), "coarse": len(down),
+    "base_gb": base, "grid_gb": built, "peak_gb": peak(),
     "rows_right": bool(torch.equal(out.features[rows, 0], found.float())),
     "features_right": bool(torch.equal(out.features[:, 0], counts.float())),
     "sorted": bool((grid.keys[1:] > grid.keys[:-1]).all()),
