@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from zoo.training.configuration import compose
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = Path(__file__).parent / "configs"
-PATIENCE = 120.0  # seconds for a process to get going on a machine that is busy with other tests
+PATIENCE = 120.0  # seconds for a process to end on a machine that is busy with other tests
 
 
 def train_here(folder: Path, *overrides: str) -> Path:
@@ -48,25 +48,31 @@ def train_there(folder: Path, *overrides: str, **variables: str) -> subprocess.C
 
 
 def train_and_signal(folder: Path, number: signal.Signals, at_step: int, *overrides: str) -> tuple[int, str]:
-    """Train by the command line, send a signal once ``at_step`` has begun; returns exit code and output."""
-    folder.mkdir(parents=True, exist_ok=True)
-    marker = folder / "step"
+    """Train by the command line, send a signal once step ``at_step`` is reported; returns exit code and output."""
     process = subprocess.Popen(
-        command(*overrides, f"paths.output_dir={folder}"),
-        env=environment(TOY_STEP_FILE=str(marker)),
+        command(*overrides, f"paths.output_dir={folder}", "callbacks.progress.seconds_between_lines=0"),
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + PATIENCE
-    while not (marker.exists() and int(marker.read_text() or 0) >= at_step):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "the run did not reach the step"
-        time.sleep(0.01)
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if reported_step([line]) >= at_step:
+            break
+    assert process.poll() is None, "".join(lines)
     os.killpg(process.pid, number)  # workers and all: as a terminal's Ctrl-C, or a machine that goes down
-    output, _ = process.communicate(timeout=PATIENCE)
-    return process.returncode, output
+    rest, _ = process.communicate(timeout=PATIENCE)
+    return process.returncode, "".join(lines) + rest
+
+
+def reported_step(lines: Sequence[str]) -> int:
+    """The last step that the progress lines speak of, -1 if none does."""
+    steps = [int(number) for line in lines for number in re.findall(r"^step (\d+)/", line)]
+    return steps[-1] if steps else -1
 
 
 def newest_run(folder: Path) -> Path:

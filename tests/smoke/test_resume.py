@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.smoke.runs import checkpoint, differences, train_and_signal, train_here
+from tests.smoke.runs import checkpoint, differences, reported_step, train_and_signal, train_here
 from zoo.training.history import read_history
 
 TOY = "experiment=toy"
@@ -35,7 +35,7 @@ def test_sigint_saves_and_resumes_bitwise(tmp_path: Path, uninterrupted: Path, w
     assert code == 130, output
     assert "ckpt=last" in output
     (saved,) = tmp_path.glob("toy/*/checkpoints/last.ckpt")
-    assert checkpoint(saved.parents[1])["global_step"] >= 13
+    assert checkpoint(saved.parents[1])["global_step"] >= 12
     run = train_here(tmp_path, *options, "ckpt=last")
     assert run == saved.parents[1]
     assert_same_end(run, uninterrupted)
@@ -46,11 +46,10 @@ def test_sigkill_loses_at_most_the_steps_between_two_checkpoints(
     tmp_path: Path, uninterrupted: Path, workers: int
 ) -> None:
     options = (TOY, f"data.num_workers={workers}")
-    code, _ = train_and_signal(tmp_path, signal.SIGKILL, 23, *options, SLOWER)
+    code, output = train_and_signal(tmp_path, signal.SIGKILL, 23, *options, SLOWER)
     assert code == -signal.SIGKILL
     (saved,) = tmp_path.glob("toy/*/checkpoints/last.ckpt")
-    killed_at = int((tmp_path / "step").read_text())
-    assert checkpoint(saved.parents[1])["global_step"] > killed_at - EVERY
+    assert checkpoint(saved.parents[1])["global_step"] > reported_step(output.splitlines()) - EVERY
     run = train_here(tmp_path, *options, "ckpt=last")
     assert_same_end(run, uninterrupted)
     rows, expected = read_history(run / "metrics.csv"), read_history(uninterrupted / "metrics.csv")
@@ -59,6 +58,7 @@ def test_sigkill_loses_at_most_the_steps_between_two_checkpoints(
     assert rows == expected
 
 
+@pytest.mark.slow
 def test_sigterm_ends_like_sigint(tmp_path: Path) -> None:
     code, output = train_and_signal(tmp_path, signal.SIGTERM, 3, TOY, SLOWER)
     assert code == 143, output
