@@ -90,6 +90,11 @@ def check_samples(name: str, tensor: Tensor, packed_info: Tensor | None) -> None
     check_packed_info(packed_info, name, tensor)
 
 
+def widen(value: Tensor) -> Tensor:
+    """Half precision to float32: rays add up many small numbers."""
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
 def pack_info(ray_indices: Tensor, n_rays: int | None = None) -> Tensor:
     """Start and count of each ray's run in the sorted ``ray_indices``.
 
@@ -145,6 +150,7 @@ def inclusive_sum(x: Tensor, packed_info: Tensor | None = None) -> Tensor:
         tensor([1., 3., 3., 7.])
     """
     check_samples("x", x, packed_info)
+    x = widen(x)
     if packed_info is None:
         return torch.cumsum(x, dim=-1)
     return _packed_sum(x.contiguous(), packed_info.contiguous(), False, False)
@@ -165,6 +171,7 @@ def exclusive_sum(x: Tensor, packed_info: Tensor | None = None) -> Tensor:
         tensor([0., 1., 0., 3.])
     """
     check_samples("x", x, packed_info)
+    x = widen(x)
     if packed_info is None:
         return torch.cumsum(torch.cat([torch.zeros_like(x[..., :1]), x[..., :-1]], dim=-1), dim=-1)
     return _packed_sum(x.contiguous(), packed_info.contiguous(), True, False)
@@ -187,6 +194,7 @@ def inclusive_prod(x: Tensor, packed_info: Tensor | None = None) -> Tensor:
         tensor([ 1.,  2.,  3., 12.])
     """
     check_samples("x", x, packed_info)
+    x = widen(x)
     if packed_info is None:
         return torch.cumprod(x, dim=-1)
     return _packed_prod(x.contiguous(), packed_info.contiguous(), False)
@@ -209,6 +217,7 @@ def exclusive_prod(x: Tensor, packed_info: Tensor | None = None) -> Tensor:
         tensor([1., 1., 1., 3.])
     """
     check_samples("x", x, packed_info)
+    x = widen(x)
     if packed_info is None:
         return torch.cumprod(torch.cat([torch.ones_like(x[..., :1]), x[..., :-1]], dim=-1), dim=-1)
     return _packed_prod(x.contiguous(), packed_info.contiguous(), True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoo.ops import checks
 from zoo.ops.dispatch import define_op
-from zoo.ops.packed import check_packed_info
+from zoo.ops.packed import check_packed_info, widen
 from zoo.ops.reference import segment as reference
 
 
@@ -77,6 +77,7 @@ def _as_runs(
     """The rows in order of their segments, and the runs that these form."""
     checks.check_shape("values", values, ("N", "C"))
     checks.check_dtype("values", values, checks.FLOATING_OR_HALF)
+    values = widen(values)
     if (segment_ids is None) == (packed_info is None):
         raise ValueError("segment_ids, packed_info: found both or neither, expected one of them")
     if packed_info is not None:

@@ -18,13 +18,8 @@ from torch import Tensor
 
 from zoo.ops import checks
 from zoo.ops.backend import active_backend
-from zoo.ops.packed import check_packed_info, exclusive_prod, exclusive_sum, pack_info
+from zoo.ops.packed import check_packed_info, exclusive_prod, exclusive_sum, pack_info, widen
 from zoo.ops.segment import segment_sum
-
-
-def _widen(value: Tensor) -> Tensor:
-    """Half precision to float32: rendering sums small differences."""
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 def check_alike(shape_name: str, shape_of: Tensor, packed: bool, **others: Tensor | None) -> None:
@@ -92,9 +87,9 @@ def render_transmittance_from_alpha(
     if active_backend() == "nerfacc":
         from zoo.ops.vendor import nerfacc
 
-        trans = nerfacc.render_transmittance_from_alpha(_widen(alphas), packed_info)
+        trans = nerfacc.render_transmittance_from_alpha(widen(alphas), packed_info)
     else:
-        trans = exclusive_prod(1 - _widen(alphas), packed_info)
+        trans = exclusive_prod(1 - widen(alphas), packed_info)
     return trans if prefix_trans is None else trans * prefix_trans
 
 
@@ -136,9 +131,9 @@ def render_transmittance_from_density(
     if active_backend() == "nerfacc":
         from zoo.ops.vendor import nerfacc
 
-        trans, alphas = nerfacc.render_transmittance_from_density(t_starts, t_ends, _widen(sigmas), packed_info)
+        trans, alphas = nerfacc.render_transmittance_from_density(t_starts, t_ends, widen(sigmas), packed_info)
     else:
-        optical_depth = _widen(sigmas) * (t_ends - t_starts)
+        optical_depth = widen(sigmas) * (t_ends - t_starts)
         alphas = -torch.expm1(-optical_depth)
         trans = torch.exp(-exclusive_sum(optical_depth, packed_info))
     return (trans if prefix_trans is None else trans * prefix_trans), alphas
@@ -324,7 +319,7 @@ def accumulate_along_rays(
         raise ValueError(f"values: found shape {tuple(values.shape)}, expected {(*weights.shape, 'C')}")
     products = weights[..., None] if values is None else weights[..., None] * values
     if not is_packed:
-        return _widen(products).sum(-2)
+        return widen(products).sum(-2)
     if packed_info is None and n_rays is None:
         raise ValueError("n_rays: found None, expected the number of rays beside ray_indices (rays may be empty)")
-    return segment_sum(_widen(products), ray_indices if packed_info is None else None, n_rays, packed_info=packed_info)
+    return segment_sum(widen(products), ray_indices if packed_info is None else None, n_rays, packed_info=packed_info)
