@@ -8,7 +8,7 @@ field and renderer stand under ``field/`` and ``renderer/``. The header holds th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from zoo.data.cameras import Cameras
 from zoo.files import atomic_path
 from zoo.models.field_pruning import CLOSED, open_vertices
 from zoo.models.hollownerf import HollowNeRF
@@ -35,18 +36,31 @@ class LoadedField(NamedTuple):
 
     field: HollowNeRF
     renderer: FieldRenderer
-    config: dict[str, Any]  # with the keys model, renderer and background
+    views: Cameras  # of the pictures it was trained on, without lens distortion
+    world_to_scene: Tensor  # (4, 4) float64, from the world of the capture's files to the field's
+    background: tuple[float, float, float]
 
 
-def save_field(path: Path, field: HollowNeRF, renderer: FieldRenderer, config: Mapping[str, Any]) -> int:
+def save_field(
+    path: Path,
+    field: HollowNeRF,
+    renderer: FieldRenderer,
+    *,
+    config: Mapping[str, Any],
+    views: Cameras,
+    world_to_scene: Tensor,
+    background: Sequence[float],
+) -> int:
     """Write a pruned field and return the size of the file in bytes.
 
     Args:
         path: Ends in ``.safetensors``.
         field: Pruned by ``zoo.models.field_pruning.prune``.
         renderer: Its occupancy grid is stored as bits; running averages of densities are not stored.
-        config: Plain containers: ``model`` and ``renderer`` rebuild the two with their ``_target_``, ``background`` is
-            the colour for pictures.
+        config: Plain containers: ``model`` and ``renderer`` rebuild the two with their ``_target_``.
+        views: Cameras of the training pictures.
+        world_to_scene: Similarity ``(4, 4)`` from the world of the capture's files.
+        background: Colour behind pictures, three numbers in [0, 1].
 
     Raises:
         ValueError: The field was not pruned.
@@ -63,11 +77,15 @@ def save_field(path: Path, field: HollowNeRF, renderer: FieldRenderer, config: M
         "saliency_values": grid.values.detach().cpu()[open_vertices(cells)],
         "cell_mask": _pack(cells),
         "occupancy_mask": _pack(renderer.occupancy.binaries.cpu()),
+        "views/camera_to_world": views.camera_to_world.cpu(),
+        "views/intrinsics": views.intrinsics.cpu(),
+        "world_to_scene": world_to_scene.cpu(),
     }
     tensors |= {f"field/{name}": value.cpu() for name, value in field.state_dict().items() if name not in _LARGE}
     large = {f"occupancy.{name}" for name in ("binaries", "occs")}
     tensors |= {f"renderer/{name}": value.cpu() for name, value in renderer.state_dict().items() if name not in large}
-    header = {"format": _FORMAT, "version": VERSION, "config": json.dumps(config)}
+    facts = {"size": [views.width, views.height], "background": [float(value) for value in background]}
+    header = {"format": _FORMAT, "version": VERSION, "config": json.dumps({**config, **facts})}
     with atomic_path(path) as draft:
         save_file({name: value.detach().contiguous() for name, value in tensors.items()}, draft, metadata=header)
     return path.stat().st_size
@@ -94,7 +112,9 @@ def load_field(path: Path) -> LoadedField:
     if not isinstance(field, HollowNeRF) or field.saliency is None or not isinstance(renderer, FieldRenderer):
         raise ValueError(f"{path}: its configuration describes {type(field).__name__} and {type(renderer).__name__}")
     _fill(field, renderer, tensors)
-    return LoadedField(field.eval(), renderer.eval(), config)
+    views = Cameras(tensors["views/camera_to_world"], tensors["views/intrinsics"], *config["size"])
+    red, green, blue = config["background"]
+    return LoadedField(field.eval(), renderer.eval(), views, tensors["world_to_scene"], (red, green, blue))
 
 
 def _fill(field: HollowNeRF, renderer: FieldRenderer, tensors: Mapping[str, Tensor]) -> None:

@@ -31,7 +31,7 @@ class PruneField(Callback):
     """Prunes a copy of the trained field and reports rows, bytes, PSNR and render time before and after.
 
     Args:
-        field: Configuration with the keys ``model``, ``renderer`` and ``background``; it travels in the file.
+        field: Configuration with the keys ``model`` and ``renderer``; it travels in the file.
         threshold: Probability at or below which a saliency cell is closed.
         num_views: Test pictures that are rendered before and after.
         file_name: The file, below the run's folder.
@@ -63,7 +63,16 @@ class PruneField(Callback):
         path = Path(trainer.default_root_dir) / self.file_name
         full_bytes = sum(value.numel() * value.element_size() for value in pl_module.model.state_dict().values())
         full_bytes += pl_module.renderer.occupancy.binaries.numel()
-        file_bytes = save_field(path, field, renderer, self.field)
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        file_bytes = save_field(
+            path,
+            field,
+            renderer,
+            config=self.field,
+            views=data.train.cameras,
+            world_to_scene=data.world_to_scene,
+            background=background_colors(pl_module.test_background, 1)[0].tolist(),
+        )
         figures = {
             "prune/rows_before": sum(report.rows_before),
             "prune/rows_after": sum(report.rows_after),

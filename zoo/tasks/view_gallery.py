@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.rendering.field_renderer import RenderedImage
+from zoo.rendering.images import color_depth
 from zoo.rendering.report import Picture, ReportSection, Table
 
 __all__ = ["ViewGallery"]
@@ -36,7 +37,7 @@ class ViewGallery:
     def add(self, name: str, rendered: RenderedImage, truth: Tensor, figures: Mapping[str, float]) -> None:
         """Add a view: its name, rendering, photograph ``(H, W, 3)`` and measured figures."""
         if len(self._rows) < self.max_pictures:
-            depth = depth_picture(rendered)
+            depth = color_depth(rendered.depth, rendered.opacity)
             row = torch.cat([truth.cpu(), rendered.rgb.cpu(), depth.cpu()], dim=1)
             first = next(iter(figures.items()), None)
             measured = "" if first is None else f", {first[0].split('/')[-1].upper()} {first[1]:.2f}"
@@ -57,13 +58,3 @@ class ViewGallery:
         table = Table(("view", *names), [*rows, ("mean", *means)])
         views = ReportSection("Test views", tables=[table], pictures=self._pictures)
         return [views, *self._added.values()]
-
-
-def depth_picture(rendered: RenderedImage) -> Tensor:
-    """Depth as grey ``(H, W, 3)`` in [0, 1]: what is near is bright, what is transparent black."""
-    seen = rendered.depth[rendered.opacity > 0.5]
-    if len(seen) == 0:
-        return torch.zeros(*rendered.depth.shape, 3)
-    near, far = torch.quantile(seen.float(), torch.tensor([0.01, 0.99], device=seen.device))
-    shade = 1 - 0.9 * ((rendered.depth - near) / (far - near).clamp(min=1e-6)).clamp(0, 1)
-    return (shade * rendered.opacity)[..., None].expand(*rendered.depth.shape, 3)
