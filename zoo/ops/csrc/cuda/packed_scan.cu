@@ -115,7 +115,7 @@ Tensor packed_scan(const Tensor& x, const Tensor& packed_info, bool exclusive, b
     using T = decltype(zero);
     Tensor output = empty_on<T>(values, {total});
     if (n_rays == 0 || total == 0) return output;
-    torch::stable::accelerator::DeviceGuard guard(values.get_device_index());
+    const OnDevice guard(values);
     ZOO_LAUNCH((scan_kernel<Op, T>), scan_grid(n_rays), dim3(kScanThreads), 0, current_stream(values), cptr<T>(values),
                cptr<int64_t>(info), n_rays, total, exclusive, reverse, mptr<T>(output));
     return output;
@@ -137,7 +137,7 @@ Tensor packed_prod_backward(const Tensor& grad, const Tensor& x, const Tensor& p
     using T = decltype(zero);
     Tensor output = empty_on<T>(values, {total});
     if (n_rays == 0 || total == 0) return output;
-    torch::stable::accelerator::DeviceGuard guard(values.get_device_index());
+    const OnDevice guard(values);
     ZOO_LAUNCH((prod_backward_kernel<T>), scan_grid(n_rays), dim3(kScanThreads), 0, current_stream(values),
                cptr<T>(grad_output), cptr<T>(values), cptr<int64_t>(info), n_rays, total, exclusive, mptr<T>(output));
     return output;
