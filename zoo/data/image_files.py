@@ -25,8 +25,14 @@ def read_image(path: Path | str, downscale: int = 1) -> np.ndarray:
         raise SampleError(path, "no such image")
     try:
         with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise SampleError(
+                    path, f"has the pixel format {image.mode}, expected 8 bits a channel; convert it first"
+                )
             transparent = "A" in image.getbands() or "transparency" in image.info
             pixels = np.asarray(image.convert("RGBA" if transparent else "RGB"))
+    except SampleError:
+        raise
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
         raise SampleError(path, f"not a readable image, or cut short ({error})") from error
     return average_blocks(pixels, downscale)

@@ -8,8 +8,10 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.unit.data.scenes import edit_json, picture, write_blender, write_colmap, write_ngp, write_picture
 from zoo.data.bad_samples import SampleError
@@ -77,6 +79,13 @@ BLENDER: dict[str, tuple[Damage, str]] = {
     "cut JPEG": (jpeg_cut, "cut short"),
     "no picture": (lambda root: overwrite(root / "test" / "r_1.png", "hello"), "not a readable image"),
     "empty picture": (lambda root: overwrite(root / "test" / "r_1.png", ""), "not a readable image"),
+    "16-bit picture": (
+        lambda root: [
+            Image.fromarray(np.zeros((8, 12), dtype=np.uint16)).save(root / "test" / "r_1.png"),
+            root / "test" / "r_1.png",
+        ][1],
+        "expected 8 bits a channel",
+    ),
     "NaN pose": (lambda root: harm_pose(root / "transforms_train.json", not_a_number), "NaN"),
     "non-rigid pose": (lambda root: harm_pose(root / "transforms_val.json", not_rigid), "not rigid"),
     "mirrored pose": (lambda root: harm_pose(root / "transforms_train.json", mirrored), "mirrors"),

@@ -71,6 +71,7 @@ def test_instant_ngp(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     [
         ({}, "pinhole"),
         ({"is_fisheye": True, "k1": 0.01}, "opencv_fisheye"),
+        ({"camera_model": "OPENCV_FISHEYE", "k1": 0.01}, "opencv_fisheye"),
         ({"k3": 0.01}, "full_opencv"),
         ({"p1": 0.01}, "opencv"),
     ],

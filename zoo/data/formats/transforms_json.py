@@ -69,7 +69,7 @@ def read_number(settings: dict[str, Any], key: str, path: Path) -> float | None:
 
 def _read_lens(settings: dict[str, Any], path: Path) -> tuple[str, tuple[float, ...]]:
     values = {key: read_number(settings, key, path) or 0.0 for key in ("k1", "k2", "k3", "k4", "p1", "p2")}
-    if settings.get("is_fisheye"):
+    if settings.get("is_fisheye") or settings.get("camera_model") == "OPENCV_FISHEYE":  # nerfstudio writes the latter
         return "opencv_fisheye", (values["k1"], values["k2"], values["k3"], values["k4"])
     if values["k4"]:
         raise SampleError(path, f"k4 = {values['k4']} without is_fisheye: no lens model with this parameter is known")
