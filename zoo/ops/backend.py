@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import warnings
 from collections.abc import Iterator
 
 import torch
 
+from zoo.ops import native
 from zoo.ops.checks import check_option
 
 VENDORS = {
@@ -74,8 +76,11 @@ def _reference_over_native() -> torch.library.Library:
     """Put the references over the native kernels until the returned library is destroyed."""
     from zoo.ops.dispatch import REFERENCES
 
+    native.settle()  # else the binary would be loaded over the references later
     library = torch.library.Library("zoo", "IMPL")
-    for name, reference in REFERENCES.items():
-        for key in ("CPU", "CUDA"):
-            library.impl(name, reference, key, allow_override=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="(?s).*Overriding a previously registered kernel.*")
+        for name, reference in REFERENCES.items():
+            for key in ("CPU", "CUDA"):
+                library.impl(name, reference, key, allow_override=True)
     return library
