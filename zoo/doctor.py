@@ -190,8 +190,16 @@ def _probes() -> dict[str, Callable]:
         grid = ops.VoxelGrid(coords, (3, 3, 3), 1)
         return ops.subm_conv(ops.SparseTensor(features, grid), weight).features
 
+    box = torch.tensor([[-1.0, -1, -1, 1, 1, 1]])
+    cells = torch.rand(1, 8, 8, 8, generator=generator) < 0.5
+    layout = ops.HashGridLayout.build(num_levels=4, base_resolution=4, log2_table_size=8)
+    table = torch.randn(layout.num_rows, 2, generator=generator)
+    packed = torch.tensor([[0, 10], [10, 0], [10, 54]])
     return {
         "spherical harmonics": lambda: ops.spherical_harmonics(directions, degree=4),
+        "hash grid": lambda: ops.hash_encode(directions.abs(), table, layout),
+        "packed scan": lambda: ops.exclusive_sum(directions[:, 0].contiguous(), packed),
+        "ray marching": lambda: ops.march_rays(-3 * directions, directions, cells, box, step_size=0.05).t_starts,
         "sparse convolution": convolve,
     }
 
