@@ -14,11 +14,22 @@ from zoo.ops.grid_pytree import build_maps, register
 from zoo.ops.grid_sample import GridSample, fnv_keys, grid_sample_points
 from zoo.ops.hash_encoding import HashGridLayout, grid_rows, hash_encode
 from zoo.ops.importance_sampling import importance_sampling, searchsorted, transform_stot
+from zoo.ops.interpolate import three_interpolate
 from zoo.ops.kernel_map import KernelMap, build_kernel_map, downsample
+from zoo.ops.neighbors import (
+    BallNeighbors,
+    Neighbors,
+    ball_query,
+    furthest_point_sample,
+    interpolate_features,
+    knn,
+)
 from zoo.ops.open3d_clouds import sparse_from_open3d, sparse_to_open3d
 from zoo.ops.packed import exclusive_prod, exclusive_sum, inclusive_prod, inclusive_sum, pack_info
+from zoo.ops.point_tree import PointTree
 from zoo.ops.rays import RaySamples, march_rays, ray_aabb_intersect
 from zoo.ops.segment import segment_max, segment_mean, segment_min, segment_sum
+from zoo.ops.segment_softmax import segment_softmax
 from zoo.ops.sparse_conv import (
     apply_kernel_map,
     sparse_conv,
@@ -53,11 +64,14 @@ from zoo.ops.voxelize import (
 register()  # grids and kernel maps as pytrees
 
 __all__ = [
+    "BallNeighbors",
     "DynamicVoxels",
     "GridSample",
     "HardVoxels",
     "HashGridLayout",
     "KernelMap",
+    "Neighbors",
+    "PointTree",
     "RaySamples",
     "RenderedRays",
     "SparseTensor",
@@ -65,6 +79,7 @@ __all__ = [
     "accumulate_along_rays",
     "active_backend",
     "apply_kernel_map",
+    "ball_query",
     "build_kernel_map",
     "build_maps",
     "cat_channels",
@@ -76,6 +91,7 @@ __all__ = [
     "exclusive_sum",
     "fnv_keys",
     "frequency_encode",
+    "furthest_point_sample",
     "global_avg_pool",
     "global_max_pool",
     "grid_rows",
@@ -84,6 +100,8 @@ __all__ = [
     "importance_sampling",
     "inclusive_prod",
     "inclusive_sum",
+    "interpolate_features",
+    "knn",
     "march_rays",
     "pack_info",
     "points_to_sparse",
@@ -102,6 +120,7 @@ __all__ = [
     "segment_max",
     "segment_mean",
     "segment_min",
+    "segment_softmax",
     "segment_sum",
     "set_backend",
     "sort_keys",
@@ -114,6 +133,7 @@ __all__ = [
     "sparse_to_open3d",
     "spherical_harmonics",
     "subm_conv",
+    "three_interpolate",
     "transform_stot",
     "use_backend",
     "voxelize",
