@@ -17,6 +17,11 @@ The paper builds on torch-ngp, so ``convention="torch_ngp"`` reproduces its para
 tiny-cuda-nn's checkpoints need ``"tcnn"``. What the paper leaves open, and is therefore an option here: how vertices
 lie in the box (:class:`~zoo.models.saliency.SaliencyGrid`), what the gate multiplies (``gate_geometry``), the
 constants of the pruner (:class:`~zoo.models.saliency.SaliencyPruner`).
+
+One option departs from the formulas on purpose. Where ``alpha ||v||`` is of order 1 the gate's gradient to a feature is
+``alpha * density``, ten thousand times the decoder's. Adam's second moment remembers such a spike for hundreds of steps
+and all but freezes the table row, whichever useful cells share it. ``gate_gradient="saliency"`` lets the gate teach the
+saliency grid alone, which is what the paper introduces it for; values and the default's gradients are the paper's.
 """
 
 from __future__ import annotations
@@ -80,6 +85,7 @@ class HollowNeRF(nn.Module):
         density_offset: Added to the log density (nerfacc's field: -1, torch-ngp's: 0).
         constant_color_input: Whether the colour head sees a constant 1 behind its inputs (tiny-cuda-nn's padding).
         gate_geometry: Whether the gate also multiplies the geometry features; the paper writes it for the density only.
+        gate_gradient: What the gate's gradient reaches: ``all`` (features and saliency) or ``saliency`` alone.
         saliency: The saliency grid, or None.
         gate: The density gate, or None.
         pruner: The pruner of the saliency grid, or None; it needs ``saliency``.
@@ -106,6 +112,7 @@ class HollowNeRF(nn.Module):
         density_offset: float = 0.0,
         constant_color_input: bool = False,
         gate_geometry: bool = False,
+        gate_gradient: Literal["all", "saliency"] = "all",
         saliency: SaliencyGrid | None = None,
         gate: DensityGate | None = None,
         pruner: SaliencyPruner | None = None,
@@ -129,7 +136,10 @@ class HollowNeRF(nn.Module):
             )
         )
         self.sh_degree, self.density_offset = sh_degree, density_offset
+        if gate_gradient not in ("all", "saliency"):
+            raise ValueError(f"gate_gradient: found {gate_gradient!r}, expected 'all' or 'saliency'")
         self.constant_color_input, self.gate_geometry = constant_color_input, gate_geometry
+        self.gate_gradient = gate_gradient
         self.decoder = MLP(num_levels * features_per_level, [hidden_dim] * density_layers, 1 + geometry_dim, bias=False)
         color_dim = sh_degree**2 + geometry_dim + int(constant_color_input)
         self.color_net = MLP(color_dim, [hidden_dim] * color_layers, 3, bias=False)
@@ -142,16 +152,16 @@ class HollowNeRF(nn.Module):
     def density(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The density ``(N,)`` and the geometry features ``(N, 15)`` at world positions ``(N, 3)``."""
         unit = self.normalize(positions)
-        weighted = self.encoding(unit)
-        if self.saliency is not None:
-            weighted = weighted * self.saliency(unit)[:, None]
+        features = self.encoding(unit)
+        saliency = features.new_ones(()) if self.saliency is None else self.saliency(unit)[:, None]
+        weighted = features * saliency
         decoded = self.decoder(weighted)
         raw, geometry = decoded[:, 0].float() + self.density_offset, decoded[:, 1:]
         density = _TruncatedExp.apply(raw)
         inside = ((unit > 0) & (unit < 1)).all(dim=-1)
         if self.gate is None:
             return density * inside, geometry
-        opened = self.gate(weighted)
+        opened = self.gate(weighted if self.gate_gradient == "all" else features.detach() * saliency)
         if self.gate_geometry:
             geometry = geometry * opened[:, None]
         return density * opened * inside, geometry

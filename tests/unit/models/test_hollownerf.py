@@ -181,3 +181,16 @@ def test_golden_tcnn_field(case: Case) -> None:
     rgb = field.color(case["input/directions"], geometry)
     assert_close(density[:, None], case["output/density"], rtol=1e-3, what="density")
     assert_close(rgb, case["output/rgb"], atol=2e-4, what="rgb")
+
+
+def test_the_gate_may_teach_the_saliency_alone() -> None:
+    everything, alone = small_hollow_field(), small_hollow_field(gate_gradient="saliency")
+    alone.load_state_dict(everything.state_dict())
+    gradients = []
+    for field in (everything, alone):
+        density, _ = field.density(some_rays()[0])
+        density.sum().backward()
+        assert field.saliency is not None
+        gradients.append((density, field.saliency.values.grad, field.encoding.table.grad))
+    torch.testing.assert_close(gradients[0][:2], gradients[1][:2])
+    assert float((gradients[0][2] - gradients[1][2]).abs().max()) > 1.0  # of the order of alpha
