@@ -22,6 +22,7 @@ One option departs from the formulas on purpose. Where ``alpha ||v||`` is of ord
 ``alpha * density``, ten thousand times the decoder's. Adam's second moment remembers such a spike for hundreds of steps
 and all but freezes the table row, whichever useful cells share it. ``gate_gradient="saliency"`` lets the gate teach the
 saliency grid alone, which is what the paper introduces it for; values and the default's gradients are the paper's.
+``table_init=1e-3`` keeps ``alpha ||v||`` out of that range at the start only.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class HollowNeRF(nn.Module):
         finest_resolution: The same of the finest level.
         per_level_scale: Growth from level to level; None derives it from the two resolutions.
         convention: How cells map to table rows, see :class:`zoo.ops.HashGridLayout`.
+        table_init: The table starts uniform in [-table_init, table_init]; None is the convention's own, 1e-4 or 1e-3.
         hidden_dim: Width of the hidden layers of both networks.
         geometry_dim: Decoder outputs beside the density.
         density_layers: Hidden layers of the decoder.
@@ -104,6 +106,7 @@ class HollowNeRF(nn.Module):
         finest_resolution: int = 1024,
         per_level_scale: float | None = None,
         convention: Convention = "torch_ngp",
+        table_init: float | None = None,
         hidden_dim: int = 64,
         geometry_dim: int = 15,
         density_layers: int = 1,
@@ -133,7 +136,8 @@ class HollowNeRF(nn.Module):
                 base_resolution=base_resolution,
                 per_level_scale=scale,
                 convention=convention,
-            )
+            ),
+            init_scale=table_init,
         )
         self.sh_degree, self.density_offset = sh_degree, density_offset
         if gate_gradient not in ("all", "saliency"):
