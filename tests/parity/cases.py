@@ -1,7 +1,7 @@
 """The harness of the golden cases: finds them by glob, loads them, and turns their tolerance into a comparison.
 
 A case is ``NAME.json`` (configuration, tolerance) with, mostly, ``NAME.safetensors`` beside it. ``$ZOO_PARITY_DIR``
-names the folder that holds one sub-folder for each subject; the default is ``../shared/parity`` from the project's root.
+names the folder that holds a sub-folder for each subject; the default is ``../shared/parity`` from the project's root.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def parity_dir() -> Path | None:
 
 
 def find_cases(folder: str) -> list[Any]:
-    """The cases of a folder as pytest parameters, test id = stem; one skipped or failing stand-in where there are none."""
+    """The cases of a folder as pytest parameters (id = stem); one skipped or failing stand-in where there are none."""
     root = parity_dir()
     if root is None:
         return [
