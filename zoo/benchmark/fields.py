@@ -2,8 +2,8 @@
 
 The hash grid is Instant-NGP's: 16 levels of 2 features, 2^19 rows, 16 to 2048 vertices, random points. Its limit counts
 the cache lines that random points read on the hashed levels, 4.5 of 64 bytes a point and level (along axis 0 the two
-corners are neighbours, and mostly share a line), as if all came from memory; a table's gradient reads and writes each of
-them once more. Shares above 100 % mean that the tables stayed in the last-level cache.
+corners are neighbours, and mostly share a line), as if all came from memory; a table's gradient reads and writes each
+of them once more. Shares above 100 % mean that the tables stayed in the last-level cache.
 
 The plain torch forward is the faster of two formulations, ``embedding_bag`` with weights; forward and backward together
 are faster by indexing and autograd, which is the reference of the op. Both loop over the levels only.
