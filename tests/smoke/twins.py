@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-PAVILION = (
-    "data=synthetic_scene",
-    "data.generator.image_size=16",
-    "data.generator.samples=1",
-    "data.generator.num_train=4",
-    "data.generator.num_val=2",
-    "data.generator.num_test=2",
-)
-TWINS: dict[str, tuple[str, ...]] = {
-    "hollownerf_quickstart": PAVILION,
+from zoo.training.configuration import compose
+
+SAMPLES: dict[str, tuple[str, ...]] = {  # what stands in for the data of a recipe, by the class that reads it
+    "zoo.data.radiance_fields.RadianceFieldData": (
+        "data=synthetic_scene",
+        "data.generator.image_size=16",
+        "data.generator.samples=1",
+        "data.generator.num_train=4",
+        "data.generator.num_val=2",
+        "data.generator.num_test=2",
+    ),
 }
 
 
@@ -23,14 +24,16 @@ def twin(name: str, data_dir: Path, steps: int) -> tuple[str, ...]:
     Args:
         name: The experiment.
         data_dir: Where the generated samples go.
-        steps: Of training.
+        steps: Of training; validation comes in the middle and at the end.
     """
+    reader = compose([f"experiment={name}"]).data._target_
     return (
         f"experiment={name}",
-        *TWINS[name],
+        *SAMPLES[reader],
         f"paths.data_dir={data_dir}",
         f"trainer.max_steps={steps}",
+        f"trainer.val_check_interval={max(1, steps // 2)}",
+        "trainer.check_val_every_n_epoch=null",
         "trainer.accelerator=cpu",
-        "trainer.val_check_interval=null",
         "threads=1",
     )

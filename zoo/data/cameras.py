@@ -133,7 +133,7 @@ class Cameras:
 
     def _to_world(self, index: Tensor, local: Tensor) -> Rays:
         pose = self.camera_to_world[index]  # (M, 4, 4)
-        directions = (pose[:, :3, :3] @ local.unsqueeze(-1)).squeeze(-1)
+        directions = (pose[:, :3, :3] * local[:, None, :]).sum(-1)  # no matmul: autocast would round the geometry
         return Rays(pose[:, :3, 3], torch.nn.functional.normalize(directions, dim=-1))
 
     def pixel_rays(self, index: Tensor, pixels: Tensor) -> Rays:

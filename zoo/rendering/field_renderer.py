@@ -145,6 +145,26 @@ class FieldRenderer(nn.Module):
         opacity = torch.cat([part.opacity for part in parts]).reshape(height, width)
         return RenderedImage(rgb, opacity, torch.cat([part.depth for part in parts]).reshape(height, width))
 
+    def exclude_unseen(self, cameras: Cameras, *, margin: float = 0.05) -> int:
+        """Leave out for good the cells that no camera sees, or that lie in front of a camera's near distance.
+
+        Nothing in the photographs speaks about such cells, so what a field puts there can only disturb: floaters.
+
+        Args:
+            cameras: The training views.
+            margin: Share by which pictures are widened, for what a lens bends in and for cells at their border.
+
+        Returns:
+            The number of cells left out, all levels together.
+        """
+        matrices = torch.eye(3).repeat(len(cameras), 1, 1)
+        fx, fy, cx, cy = cameras.intrinsics.cpu().unbind(-1)
+        matrices[:, 0, 0], matrices[:, 1, 1] = fx * (1 - margin), fy * (1 - margin)
+        matrices[:, 0, 2], matrices[:, 1, 2] = cx, cy
+        return self.occupancy.mark_invisible_cells(
+            matrices, cameras.camera_to_world, cameras.width, cameras.height, self.near
+        )
+
     def update_occupancy(self, field: RadianceField, step: int, generator: torch.Generator) -> None:
         """Let the occupancy grid follow the field; the grid itself decides whether it is due at ``step``."""
         self.occupancy.update(step, lambda x: field.density(x)[0] * self.step_size, generator=generator)

@@ -46,6 +46,7 @@ class RadianceFieldTask(LightningModule):
         stratified: Whether training rays start at a random part of a step.
         ray_scheme: ``all_images`` or ``one_image``: where the pixels of a step come from.
         saliency_lr_scale: Learning rate of the saliency grid relative to the rest.
+        exclude_unseen: Whether cells that no training view sees are left out from the start (see ``FieldRenderer``).
         log_every: Steps between two rows of training metrics.
         gallery: Pictures for the report.
     """
@@ -66,6 +67,7 @@ class RadianceFieldTask(LightningModule):
         stratified: bool = True,
         ray_scheme: RayScheme = "all_images",
         saliency_lr_scale: float = 1.0,
+        exclude_unseen: bool = False,
         log_every: int = 50,
         gallery: ViewGallery | None = None,
     ) -> None:
@@ -77,12 +79,17 @@ class RadianceFieldTask(LightningModule):
         self.background: BackgroundKind = background
         self.test_background: BackgroundKind = test_background
         self.ray_scheme: RayScheme = ray_scheme
-        self.saliency_lr_scale, self.log_every = saliency_lr_scale, log_every
+        self.saliency_lr_scale, self.exclude_unseen, self.log_every = saliency_lr_scale, exclude_unseen, log_every
         self.gallery = gallery or ViewGallery()
 
     def images(self, split: str) -> PosedImages:
         """The photographs of a split, from the trainer's data module."""
         return getattr(self.trainer.datamodule, split)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def on_train_start(self) -> None:
+        """Look once at what the cameras see; a resumed run has it in its occupancy grid."""
+        if self.exclude_unseen and self.global_step == 0:
+            self.renderer.exclude_unseen(self.images("train").cameras)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor | None:
         """Render the rays of this step; None, which skips the update, where no ray met an occupied cell."""
