@@ -26,7 +26,7 @@ def _fresh_compiler() -> Iterator[None]:
 
 def small_net() -> SparseUNet:
     torch.manual_seed(0)
-    return SparseUNet(4, (8, 8, 12), 3)
+    return SparseUNet(4, (8, 12), 3)
 
 
 def check_compiled(backend: str, tolerance: float) -> None:
@@ -34,14 +34,14 @@ def check_compiled(backend: str, tolerance: float) -> None:
     counter = CompileCounterWithBackend(backend)
     compiled = torch.compile(FeaturePart(net), fullgraph=True, backend=counter, dynamic=True)
     counts = []
-    for seed, num_points in enumerate((300, 500, 411, 200)):
+    for seed, num_points in enumerate((300, 411, 200)):
         x = build_maps(net, sample_tensor(num_points, seed=seed))
         results = []
         for function in (FeaturePart(net), compiled):
             net.zero_grad()
             features = x.features.clone().requires_grad_()
             out = function(features, x.grid)
-            out.square().sum().backward()
+            out.square().mean().backward()
             results.append([out.detach(), features.grad, *(p.grad.clone() for p in net.parameters())])
         for found, expected in zip(results[1], results[0], strict=True):
             torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
@@ -56,7 +56,7 @@ def test_full_graph_with_aot_eager() -> None:
 
 @pytest.mark.slow
 def test_full_graph_with_inductor() -> None:
-    check_compiled("inductor", 1e-3)
+    check_compiled("inductor", 1e-4)
 
 
 def test_sparse_tensors_go_through_compiled_networks() -> None:

@@ -65,7 +65,7 @@ def test_maps_equal_a_loop_over_sites(values: tuple) -> None:
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_native_equals_reference(values: tuple, threads: int) -> None:
     shape, *geometry = values
-    grid = random_grid(tuple(4 * size for size in shape), density=0.2)
+    grid = random_grid(tuple(3 * size for size in shape), density=0.15)
     out_shape = ConvGeometry(*geometry).output_shape(grid.spatial_shape)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
