@@ -126,7 +126,7 @@ def _rulebook(
     key = (geometry, output_padding, subm, transpose)
     book = grid.maps.vendor.get(key)
     if book is None:
-        with _spconv(grid.device) as (ops, algo):
+        with loaded_spconv(grid.device) as (ops, algo):
             sites, pairs, counts = ops.get_indice_pairs(
                 grid.coords,
                 grid.batch_size,
@@ -150,13 +150,13 @@ def _rulebook(
 
 
 class _SpconvFunction(torch.autograd.Function):
-    """The gather-multiply-scatter and its backward, both under `_spconv`."""
+    """The gather-multiply-scatter and its backward, both under `loaded_spconv`."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, book: Rulebook, num_out: int, mode: str) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.book, ctx.mode = book, mode
-        with _spconv(features.device) as (ops, algo):
+        with loaded_spconv(features.device) as (ops, algo):
             return ops.indice_conv(
                 features, weight, book.pairs, book.pair_counts, num_out, mode == "inverse", mode == "subm", algo=algo
             )
@@ -165,7 +165,7 @@ class _SpconvFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         features, weight = ctx.saved_tensors
         book, mode = ctx.book, ctx.mode
-        with _spconv(features.device) as (ops, algo):
+        with loaded_spconv(features.device) as (ops, algo):
             grad_features, grad_weight = ops.indice_conv_backward(
                 features,
                 weight,
@@ -200,7 +200,7 @@ def _autocast(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @contextlib.contextmanager
-def _spconv(device: torch.device) -> Iterator[tuple[Any, Any]]:
+def loaded_spconv(device: torch.device) -> Iterator[tuple[Any, Any]]:
     """Yield spconv's ops and its Native algorithm; for tensors on CPU with one thread and without a CUDA stream."""
     try:
         from spconv.core import ConvAlgo  # pyright: ignore[reportMissingImports]

@@ -63,9 +63,9 @@ struct Pairs {
       for (int64_t k = begin; k < end; ++k) {
         const int64_t first = offsets[k], last = offsets[k + 1];
         if (first == last) continue;
-        bool wrong = rows[first] < 0 || rows[last - 1] >= limit;
-        for (int64_t p = first + 1; p < last; ++p) wrong |= rows[p] <= rows[p - 1];
-        if (wrong) bad = k;
+        int32_t wrong = rows[first] < 0 || rows[last - 1] >= limit;
+        for (int64_t p = first + 1; p < last; ++p) wrong |= rows[p] <= rows[p - 1] ? 1 : 0;
+        if (wrong != 0) bad = k;
       }
     });
     STD_TORCH_CHECK(bad < 0, op, ": ", name, " of kernel offset ", bad.load(),
