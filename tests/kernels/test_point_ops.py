@@ -8,7 +8,6 @@ import torch
 from tests.kernels.emulation import emulated_ops
 from zoo.ops import PointTree, dispatch, pack_info
 from zoo.ops.neighbors import _checked_queries
-from zoo.ops.point_tree import spatial_order
 
 
 def lattice(count: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
@@ -36,7 +35,7 @@ def test_searches(count, dtype):
 def test_furthest_points(count, dtype):
     points, offsets = lattice(count, dtype), torch.tensor([0, count // 2, count // 2, count])
     samples = torch.repeat_interleave(torch.arange(3), offsets.diff())
-    order = spatial_order(points, samples)
+    order = dispatch.REFERENCES["point_order"](points, samples)
     arguments = (points[order], order, offsets, 25)
     found = emulated_ops().furthest_points(*arguments)
     assert torch.equal(found, dispatch.REFERENCES["furthest_points"](*arguments))

@@ -10,7 +10,7 @@ from torch import Tensor
 from zoo.ops import checks
 from zoo.ops.dispatch import define_op
 from zoo.ops.interpolate import three_interpolate
-from zoo.ops.point_tree import PointTree, check_offsets, check_points, fill_axes, samples_of, spatial_order
+from zoo.ops.point_tree import PointTree, check_offsets, check_points, fill_axes, point_order, samples_of
 from zoo.ops.reference import neighbors as reference
 
 _TREE = "Tensor points, Tensor order, Tensor samples, Tensor boxes, Tensor sample_range"
@@ -86,7 +86,7 @@ def _checked_queries(tree: PointTree, queries: Tensor, query_offsets: Tensor | N
     checks.check_finite("queries", queries)
     samples = samples_of("query_offsets", query_offsets, queries)
     filled = fill_axes(queries.detach())
-    return filled, samples, spatial_order(filled, samples if clouds > 1 else None)
+    return filled, samples, point_order(filled, samples)
 
 
 def knn(
@@ -202,7 +202,7 @@ def furthest_point_sample(points: Tensor, num_samples: int, *, offsets: Tensor |
         checks.check_same_device("offsets", offsets, "points", points)
     bounds = torch.tensor([0, len(points)], device=points.device) if offsets is None else offsets
     filled = fill_axes(points.detach())
-    order = spatial_order(filled, samples_of("offsets", offsets, points) if len(bounds) > 2 else None)
+    order = point_order(filled, samples_of("offsets", offsets, points))
     chosen = _furthest_points(filled[order], order, bounds, num_samples)
     return chosen if offsets is not None else chosen[0]
 

@@ -9,14 +9,21 @@ import torch
 from torch import Tensor
 
 from zoo.ops import checks
+from zoo.ops.dispatch import define_op
+from zoo.ops.reference import neighbors as reference
 
 LEAF_POINTS = 8
-_BITS = 20  # of Morton codes, on each axis
+
+point_order = define_op(
+    "point_order(Tensor points, Tensor samples) -> Tensor",
+    reference=reference.point_order,
+    fake=lambda points, samples: samples.new_empty(samples.shape),
+)
 
 
 @dataclass(frozen=True, eq=False)
 class PointTree:
-    """Points in Morton order under a complete binary tree of bounding boxes.
+    """Points in a spatial order under a complete binary tree of bounding boxes.
 
     Build it once with `from_points` where one cloud is searched many times. Points of several clouds (samples of a
     batch) share a tree; a search never crosses from one to another.
@@ -60,7 +67,7 @@ class PointTree:
         samples = samples_of("offsets", offsets, points)
         num_clouds = 1 if offsets is None else len(offsets) - 1
         filled = fill_axes(points.detach())
-        order = spatial_order(filled, samples if num_clouds > 1 else None)
+        order = point_order(filled, samples)
         ordered, samples = filled[order], samples[order]
         boxes, sample_range = _build_nodes(ordered, samples)
         return cls(ordered, order, samples, boxes, sample_range, points.shape[1], num_clouds, points)
@@ -100,32 +107,6 @@ def check_offsets(name: str, offsets: Tensor, num_rows: int) -> None:
 def fill_axes(points: Tensor) -> Tensor:
     """Three axes: the missing ones are zero, which changes no distance."""
     return torch.nn.functional.pad(points, (0, 3 - points.shape[1])).contiguous()
-
-
-def spatial_order(points: Tensor, samples: Tensor | None = None) -> Tensor:
-    """Rows of finite points ``(N, 3)`` in Morton order (within each sample), ``(N,)`` int64."""
-    if not len(points):
-        return torch.zeros(0, dtype=torch.int64, device=points.device)
-    wide = points.double()
-    low = wide.amin(0)
-    scale = (wide.amax(0) - low).amax().clamp_min(1e-300)
-    cells = ((wide - low) / scale * (2**_BITS - 1)).to(torch.int64)
-    code = _spread(cells[:, 0]) | (_spread(cells[:, 1]) << 1) | (_spread(cells[:, 2]) << 2)
-    order = torch.argsort(code, stable=True)
-    return order if samples is None else order[torch.argsort(samples[order], stable=True)]
-
-
-def _spread(value: Tensor) -> Tensor:
-    """Two zero bits after each of the lowest 21 bits."""
-    for shift, mask in (
-        (32, 0x1F00000000FFFF),
-        (16, 0x1F0000FF0000FF),
-        (8, 0x100F00F00F00F00F),
-        (4, 0x10C30C30C30C30C3),
-        (2, 0x1249249249249249),
-    ):
-        value = (value | (value << shift)) & mask
-    return value
 
 
 def _build_nodes(points: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:

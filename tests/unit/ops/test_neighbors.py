@@ -95,6 +95,18 @@ def test_native_searches_are_the_reference(count, parts, step, dtype):
             assert torch.equal(value, wanted), name
 
 
+@pytest.mark.parametrize(("count", "parts"), [(0, 1), (1, 1), (8, 1), (9, 3), (1000, 1), (1000, 6)])
+def test_spatial_order_is_a_permutation_that_keeps_neighbours_together(count, parts):
+    points, offsets = cloud(count, step=0.25), cut(count, parts)
+    samples = torch.repeat_interleave(torch.arange(parts), offsets.diff())
+    for order in (native_op("point_order")(points, samples), dispatch.REFERENCES["point_order"](points, samples)):
+        assert torch.equal(order.sort().values, torch.arange(count))
+        assert torch.equal(samples[order], samples)
+        if count == 1000:
+            leaves, mixed = points[order].view(-1, 8, 3), points.view(-1, 8, 3)
+            assert (leaves.amax(1) - leaves.amin(1)).mean() < 0.7 * (mixed.amax(1) - mixed.amin(1)).mean()
+
+
 def test_samples_of_a_batch_do_not_see_each_other():
     points, queries = cloud(90, step=0.5), cloud(40, seed=1, step=0.5)
     offsets, query_offsets = torch.tensor([0, 30, 30, 90]), torch.tensor([0, 10, 25, 40])
@@ -256,6 +268,7 @@ def test_same_for_all_threads():
 def test_opcheck():
     tree = PointTree.from_points(cloud(20, dtype=torch.float32))
     arguments = (*_checked_queries(tree, cloud(4, dtype=torch.float32), None), *tree.parts)
+    torch.library.opcheck(torch.ops.zoo.point_order.default, (tree.points, tree.samples))
     torch.library.opcheck(torch.ops.zoo.point_knn.default, (*arguments, 3))
     torch.library.opcheck(torch.ops.zoo.point_ball.default, (*arguments, 0.5, 3))
     offsets = torch.tensor([0, 8, 20])

@@ -8,6 +8,36 @@ import torch
 from torch import Tensor
 
 _MOST_DISTANCES = 1 << 22  # held at a time
+_BITS = 20  # of Morton codes, on each axis
+
+
+def point_order(points: Tensor, samples: Tensor) -> Tensor:
+    """Rows of finite points ``(N, 3)`` such that neighbours in the list are near each other, by sample first, ``(N,)``.
+
+    This is Morton order; native kernels may arrange the points otherwise within a sample.
+    """
+    if not len(points):
+        return torch.zeros(0, dtype=torch.int64, device=points.device)
+    wide = points.double()
+    low = wide.amin(0)
+    scale = (wide.amax(0) - low).amax().clamp_min(1e-300)
+    cells = ((wide - low) / scale * (2**_BITS - 1)).to(torch.int64)
+    code = _spread(cells[:, 0]) | (_spread(cells[:, 1]) << 1) | (_spread(cells[:, 2]) << 2)
+    order = torch.argsort(code, stable=True)
+    return order[torch.argsort(samples[order], stable=True)]
+
+
+def _spread(value: Tensor) -> Tensor:
+    """Two zero bits after each of the lowest 21 bits."""
+    for shift, mask in (
+        (32, 0x1F00000000FFFF),
+        (16, 0x1F0000FF0000FF),
+        (8, 0x100F00F00F00F00F),
+        (4, 0x10C30C30C30C30C3),
+        (2, 0x1249249249249249),
+    ):
+        value = (value | (value << shift)) & mask
+    return value
 
 
 def squared_distances(queries: Tensor, points: Tensor) -> Tensor:

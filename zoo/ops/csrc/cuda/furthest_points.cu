@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(kSampleThreads)
   int64_t* out = chosen + blockIdx.x * num_samples;
   const int thread = threadIdx.x;
   for (int64_t row = begin + thread; row < end; row += kSampleThreads) {
-    // The cloud's first point, wherever Morton order has put it, beats the others in the first round.
+    // The cloud's first point, wherever the spatial order has put it, beats the others in the first round.
     distance[row] = order[row] == begin ? std::numeric_limits<T>::infinity() : std::numeric_limits<T>::max();
   }
   __syncthreads();

@@ -1,4 +1,4 @@
-// Exact searches in a bounding-box tree over points that lie in Morton order.
+// Exact searches in a bounding-box tree over points in a spatial order.
 //
 // Node n has the children 2 n + 1 and 2 n + 2; the last level holds the leaves, each over kLeafPoints consecutive
 // points. A node stores its box (low x y z, high x y z) and the first and last sample (batch entry) of its points; a
@@ -34,7 +34,8 @@ ZOO_HD T sum_of_squares(T x, T y, T z) {
 // Distance by which `value` lies outside [low, high].
 template <class T>
 ZOO_HD T gap(T value, T low, T high) {
-  return value < low ? low - value : value > high ? value - high : T(0);
+  const T below = low - value, above = value - high, outside = below > above ? below : above;
+  return outside > T(0) ? outside : T(0);
 }
 
 template <class T>
@@ -50,8 +51,9 @@ struct PointTree {
     const T* box = boxes + node * 6;
     return sum_of_squares(gap(q[0], box[0], box[3]), gap(q[1], box[1], box[4]), gap(q[2], box[2], box[5]));
   }
-  ZOO_HD bool holds_sample(int64_t node, int64_t sample) const {
-    return sample_range[2 * node] <= sample && sample <= sample_range[2 * node + 1];
+  // Whether points of the sample may lie under the node; where there is one sample, no node needs to be asked.
+  ZOO_HD bool holds(int64_t node, int64_t sample, bool one_sample) const {
+    return one_sample || (sample_range[2 * node] <= sample && sample <= sample_range[2 * node + 1]);
   }
   ZOO_HD T distance(int64_t row, const T* q) const {
     const T* p = points + row * 3;
@@ -65,10 +67,10 @@ struct PointTree {
     int64_t stack[kMostLevels];
     T reach[kMostLevels];
     int depth = 0;
-    if (holds_sample(0, sample)) {
-      stack[depth] = 0;
-      reach[depth++] = distance_to_box(0, q);
-    }
+    if (!holds(0, sample, false)) return;
+    const bool one_sample = sample_range[0] == sample_range[1];
+    stack[depth] = 0;
+    reach[depth++] = distance_to_box(0, q);
     while (depth > 0) {
       const int64_t node = stack[--depth];
       if (!found.reaches(reach[depth])) continue;
@@ -76,22 +78,24 @@ struct PointTree {
         const int64_t begin = (node - first_leaf) * kLeafPoints;
         const int64_t end = begin + kLeafPoints < num_points ? begin + kLeafPoints : num_points;
         for (int64_t row = begin; row < end; ++row) {
-          if (samples[row] == sample) found.add(distance(row, q), order[row]);
+          if (!one_sample && samples[row] != sample) continue;
+          const T far = distance(row, q);
+          if (found.reaches(far)) found.add(far, order[row]);
         }
         continue;
       }
       int64_t near = 2 * node + 1, far = near + 1;
-      bool near_holds = holds_sample(near, sample), far_holds = holds_sample(far, sample);
-      T near_reach = near_holds ? distance_to_box(near, q) : T(0),
-        far_reach = far_holds ? distance_to_box(far, q) : T(0);
+      const bool near_holds = holds(near, sample, one_sample), far_holds = holds(far, sample, one_sample);
+      T near_reach = near_holds ? distance_to_box(near, q) : T(0);
+      T far_reach = far_holds ? distance_to_box(far, q) : T(0);
       if (near_holds && far_holds && far_reach < near_reach) {
         const int64_t other = near;
         near = far, far = other;
         const T other_reach = near_reach;
         near_reach = far_reach, far_reach = other_reach;
       }
-      if (far_holds) stack[depth] = far, reach[depth++] = far_reach;
-      if (near_holds) stack[depth] = near, reach[depth++] = near_reach;
+      if (far_holds && found.reaches(far_reach)) stack[depth] = far, reach[depth++] = far_reach;
+      if (near_holds && found.reaches(near_reach)) stack[depth] = near, reach[depth++] = near_reach;
     }
   }
 };
@@ -153,7 +157,7 @@ struct RowsWithin {
 
   ZOO_HD bool reaches(T distance) const { return distance < square; }
   ZOO_HD void add(T distance, int64_t row) {
-    if (!(distance < square) || (count == most && row > rows[most - 1])) return;
+    if (count == most && row > rows[most - 1]) return;
     int64_t place = count < most ? count++ : most - 1;
     for (; place > 0 && rows[place - 1] > row; --place) rows[place] = rows[place - 1];
     rows[place] = row;
