@@ -52,13 +52,16 @@ class FieldOutput(NamedTuple):
     rgb: Tensor  # (N, 3) in [0, 1]
 
 
+_LARGEST_LOG_DENSITY = 60.0  # far beyond opaque; infinity would turn into NaN where the gate is 0
+
+
 class _TruncatedExp(torch.autograd.Function):
     """``exp(x)`` whose gradient uses ``exp(clamp(x, -15, 15))``, so that one wild density cannot ruin the decoder."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return x.exp()
+        return x.clamp(max=_LARGEST_LOG_DENSITY).exp()
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:

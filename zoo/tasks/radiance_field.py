@@ -46,6 +46,9 @@ class RadianceFieldTask(LightningModule):
         stratified: Whether training rays start at a random part of a step.
         ray_scheme: ``all_images`` or ``one_image``: where the pixels of a step come from.
         saliency_lr_scale: Learning rate of the saliency grid relative to the rest.
+        saliency_betas: Adam's betas for the saliency grid; None: those of the rest. A cell without data sees a penalty
+            gradient that shrinks with ``p`` itself, and Adam follows a shrinking gradient at no more than
+            ``(1 - beta2) / 2`` a step: 0.005 for 0.99, whatever the learning rate.
         exclude_unseen: Whether cells that no training view sees are left out from the start (see ``FieldRenderer``).
         log_every: Steps between two rows of training metrics.
         gallery: Pictures for the report.
@@ -67,6 +70,7 @@ class RadianceFieldTask(LightningModule):
         stratified: bool = True,
         ray_scheme: RayScheme = "all_images",
         saliency_lr_scale: float = 1.0,
+        saliency_betas: Sequence[float] | None = None,
         exclude_unseen: bool = False,
         log_every: int = 50,
         gallery: ViewGallery | None = None,
@@ -80,6 +84,7 @@ class RadianceFieldTask(LightningModule):
         self.test_background: BackgroundKind = test_background
         self.ray_scheme: RayScheme = ray_scheme
         self.saliency_lr_scale, self.exclude_unseen, self.log_every = saliency_lr_scale, exclude_unseen, log_every
+        self.saliency_betas = None if saliency_betas is None else tuple(saliency_betas)
         self.gallery = gallery or ViewGallery()
 
     def images(self, split: str) -> PosedImages:
@@ -163,7 +168,8 @@ class RadianceFieldTask(LightningModule):
         chosen = {id(parameter) for parameter in saliency}
         groups: list[dict[str, Any]] = [{"params": [p for p in self.model.parameters() if id(p) not in chosen]}]
         if saliency:
-            groups.append({"params": saliency, "weight_decay": 0.0})
+            own = {} if self.saliency_betas is None else {"betas": self.saliency_betas}
+            groups.append({"params": saliency, "weight_decay": 0.0, **own})
         optimizer = self.optimizer(groups)
         if saliency:
             optimizer.param_groups[1]["lr"] *= self.saliency_lr_scale
