@@ -1,6 +1,6 @@
-// Furthest point sampling on the CPU. Points come in a spatial order, so blocks of them are small in space: a new sample
-// concerns only blocks whose box is nearer than their farthest point is to the samples so far. The result is the same
-// as with every distance computed. Samples (batch entries) run on threads of their own.
+// Furthest point sampling on the CPU. Points come in a spatial order, so blocks of them are small in space: a new
+// sample concerns only blocks whose box is nearer than their farthest point is to the samples so far. The result is the
+// same as with every distance computed. Samples (batch entries) run on threads of their own.
 #include <algorithm>
 #include <cstdint>
 #include <limits>
