@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tests.parity.cases import Case, assert_close, assert_close_to_peak, dispatch, find_cases
+from zoo.models.hollownerf import HollowNeRF, remap_upstream
 from zoo.models.saliency import DensityGate, SaliencyGrid, SaliencyPruner
 
 
@@ -62,3 +63,29 @@ HANDLERS = {"saliency_gate": check_saliency_gate, "admm_sequence": check_admm_se
 @pytest.mark.parametrize("case", find_cases("hollownerf"))
 def test_golden_case(case: Case) -> None:
     dispatch(case, HANDLERS)
+
+
+@pytest.mark.parametrize("case", [c for c in find_cases("hashgrid") if c.id in ("tcnn_ngp_field", "absent", "empty")])
+def test_field_of_nerfacc(case: Case) -> None:
+    """The whole ungated field from a checkpoint in nerfacc's and tiny-cuda-nn's layout."""
+    config = case.config
+    field = HollowNeRF(
+        aabb=config["aabb"],
+        num_levels=config["n_levels"],
+        features_per_level=config["n_features_per_level"],
+        log2_table_size=config["log2_hashmap_size"],
+        base_resolution=config["base_resolution"],
+        per_level_scale=config["per_level_scale"],
+        convention="tcnn",
+        hidden_dim=config["n_neurons"],
+        geometry_dim=config["geo_feat_dim"],
+        density_layers=config["mlp_base_hidden_layers"],
+        color_layers=config["mlp_head_hidden_layers"],
+        density_offset=-1.0,
+        constant_color_input=True,
+    )
+    field.load_state_dict(remap_upstream(case.group("state"), field), strict=True)
+    with torch.no_grad():
+        output = field(case["input/positions"], case["input/directions"])
+    assert_close(output.density[:, None], case["output/density"], rtol=1e-3, what="density")
+    assert_close(output.rgb, case["output/rgb"], atol=2e-4, what="rgb")
