@@ -101,10 +101,11 @@ class RadianceFieldTask(LightningModule):
         step = self.global_step
         self.model.set_step(step)
         self.renderer.update_occupancy(self.model, step, step_generator(self.seed + _OCCUPANCY_STREAM, step))
+        seed = self.seed + (self.global_rank << 40)  # each process draws its own rays; the grid is the same in all
         rays = sample_rays(
-            self.images("train"), seed=self.seed, step=step, num_rays=int(self.budget.num_rays), scheme=self.ray_scheme
+            self.images("train"), seed=seed, step=step, num_rays=int(self.budget.num_rays), scheme=self.ray_scheme
         )
-        generator = step_generator(self.seed + _RAY_STREAM, step)
+        generator = step_generator(seed + _RAY_STREAM, step)
         background = background_colors(self.background, len(rays), generator=generator).to(self.device)
         jitter = torch.rand(len(rays), generator=generator).to(self.device) if self.stratified else None
         rendered = self.renderer(self.model, rays.rays, background, jitter=jitter)
