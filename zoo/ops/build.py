@@ -270,7 +270,7 @@ def build(*, cuda_architectures: Sequence[int] = (), strict: bool = False) -> Pa
         len(missing),
         len(jobs),
         compiler,
-        2 + 2 * len(missing),
+        2 + 2 * len(missing) // (os.cpu_count() or 1),
     )
     with tempfile.TemporaryDirectory(dir=cache, prefix="build-") as scratch:
         failed = _compile_all(missing, Path(scratch), strict=strict)
