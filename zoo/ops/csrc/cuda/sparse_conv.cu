@@ -177,8 +177,10 @@ struct DepthwiseConv {
     A sums[kColumnRows] = {};
     visit_column(pairs, tile, [&](int64_t k, int row, int64_t other) {
       const A value = static_cast<A>(weight[k * channels + channel]) * static_cast<A>(in[other * channels + channel]);
+#pragma unroll
       for (int r = 0; r < kColumnRows; ++r) sums[r] += r == row ? value : A(0);
     });
+#pragma unroll
     for (int r = 0; r < kColumnRows; ++r) {
       const int64_t row = tile * kColumnRows + r;
       if (row < pairs.num_owned) out[row * channels + channel] = static_cast<S>(sums[r]);

@@ -24,20 +24,21 @@ struct MaxOfPairs {
     const int64_t tile = i / channels, channel = i % channels;
     A best[kColumnRows] = {};
     int32_t best_row[kColumnRows];
+#pragma unroll
     for (int r = 0; r < kColumnRows; ++r) best_row[r] = -1;
     visit_column(pairs, tile, [&](int64_t, int row, int32_t source) {
       const A value = static_cast<A>(features[source * channels + channel]);
+#pragma unroll
       for (int r = 0; r < kColumnRows; ++r) {
         const bool wins = best_row[r] < 0 || value > best[r] || (value != value && best[r] == best[r]);
-        if (r == row && wins) {
-          best[r] = value;
-          best_row[r] = source;
-        }
+        best[r] = r == row && wins ? value : best[r];
+        best_row[r] = r == row && wins ? source : best_row[r];
       }
     });
+#pragma unroll
     for (int r = 0; r < kColumnRows; ++r) {
       const int64_t row = tile * kColumnRows + r;
-      if (row >= pairs.num_owned) break;
+      if (row >= pairs.num_owned) continue;
       out[row * channels + channel] = static_cast<S>(best[r]);
       argmax[row * channels + channel] = best_row[r];
     }
@@ -66,8 +67,10 @@ struct CountPairs {
   ZOO_HD void operator()(int64_t tile) const {
     int32_t found[kColumnRows] = {};
     visit_column(pairs, tile, [&](int64_t, int row, int32_t) {
+#pragma unroll
       for (int r = 0; r < kColumnRows; ++r) found[r] += r == row ? 1 : 0;
     });
+#pragma unroll
     for (int r = 0; r < kColumnRows; ++r) {
       const int64_t row = tile * kColumnRows + r;
       if (row < pairs.num_owned) counts[row] = found[r];
@@ -93,11 +96,13 @@ struct SumOfPairs {
     visit_column(pairs, tile, [&](int64_t, int row, int32_t other) {
       A value = static_cast<A>(values[other * channels + channel]);
       if (divide_values) value /= static_cast<A>(counts[other]);
+#pragma unroll
       for (int r = 0; r < kColumnRows; ++r) sums[r] += r == row ? value : A(0);
     });
+#pragma unroll
     for (int r = 0; r < kColumnRows; ++r) {
       const int64_t row = tile * kColumnRows + r;
-      if (row >= pairs.num_owned) break;
+      if (row >= pairs.num_owned) continue;
       const A divisor = divide_values || counts[row] == 0 ? A(1) : static_cast<A>(counts[row]);
       out[row * channels + channel] = static_cast<S>(sums[r] / divisor);
     }
