@@ -75,6 +75,10 @@ def test_sites_at_the_limits_of_keys():
     check_maps(sites, shape, ([2, 2], [2, 2], [0, 0], [1, 1]))
 
 
+def test_more_sites_than_one_block_scans():
+    check_maps(random_sites(1300, (14, 12, 11)), (14, 12, 11), SUBMANIFOLD)
+
+
 def test_maps_to_other_sites():
     sites, others = random_sites(100, SHAPE), random_sites(60, (3, 6, 4), seed=1)
     for a, b, shapes in ((sites, others, (SHAPE, (3, 6, 4))), (others, sites, ((3, 6, 4), SHAPE))):

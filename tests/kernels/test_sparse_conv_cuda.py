@@ -90,6 +90,26 @@ def test_fibre_order_does_not_change_a_bit(channels, groups, monkeypatch):
         assert torch.equal(*found), name
 
 
+def test_nan_stays_in_the_windows_that_hold_it():
+    for name, (x, *rest) in arguments(70, SUBMANIFOLD, (5, 7), 1, torch.float32).items():
+        x[10, 2] = torch.nan
+        found, expected = getattr(emulated_ops(), name)(x, *rest), dispatch.REFERENCES[name](x, *rest)
+        assert 0 < int(expected.isnan().sum()) < expected.numel()
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+def test_pairs_outside_the_tensors_count_for_nothing():
+    ops, x, y = emulated_ops(), torch.ones(12, 4)[:4], torch.ones(12, 4)[:4]  # there is memory behind the rows
+    rows_in, rows_out = torch.tensor([0, 1, 9], dtype=torch.int32), torch.tensor([0, 2, 3], dtype=torch.int32)
+    offsets = torch.tensor([0, 3])
+    for groups in (1, 4):
+        weight, depth = torch.ones(4, 1, 4 // groups), 4.0 / groups
+        assert ops.sparse_conv(x, weight, rows_in, rows_out, offsets, 4, groups)[:, 0].tolist() == [depth, 0, depth, 0]
+        grad = ops.sparse_conv_dgrad(y, weight, rows_out, rows_in, offsets, 4, groups)
+        assert grad[:, 0].tolist() == [depth, 0, depth, 0]
+        assert ops.sparse_conv_wgrad(x, y, rows_in, rows_out, offsets, groups).unique().tolist() == [2.0]
+
+
 def test_wrong_maps_do_not_reach_outside():
     ops, x = emulated_ops(), torch.ones(4, 4)
     for groups in (1, 4):
