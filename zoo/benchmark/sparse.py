@@ -7,6 +7,7 @@ compared. Without spconv its columns stay empty.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import functools
 import importlib.util
@@ -232,6 +233,7 @@ def forward_backward(layer: Layer, who: str) -> Any:
 
 def peak_memory(function: Callable[[], Any]) -> int:
     """Largest resident memory during a call above that before it, in bytes (Linux)."""
+    ctypes.CDLL(None).malloc_trim(0)  # else freed memory that the process still holds would count as before
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak starts again from here
     before = _status("VmRSS")

@@ -6,7 +6,6 @@
 #include <cstring>
 
 #include "cpu/isa/hash_encoding.h"
-#include "runtime/huge_pages.h"
 #include "runtime/isa.h"
 
 ZOO_DECLARE_ISA(void, hash_encode_points, (const GridJob& job, int64_t begin, int64_t end, float* output))
@@ -34,14 +33,6 @@ GridJob make_job(const Tensor& x, int64_t features, const GridSettings& settings
                  cptr<float>(x),
                  nullptr,
                  nullptr};
-}
-
-// An uninitialised result whose memory is cheap to touch.
-template <class T>
-Tensor fresh(const Tensor& like, std::vector<int64_t> sizes) {
-  Tensor result = empty_on<T>(like, sizes);
-  prefer_huge_pages(mptr<T>(result), static_cast<size_t>(result.numel()) * sizeof(T));
-  return result;
 }
 
 // Calls f(begin, end) for blocks of [0, n) with fixed borders, on all threads.
@@ -118,8 +109,8 @@ Tensor fast_table_grad(const Tensor& x, const Tensor& grad, const GridSettings& 
                        const GridLevels<float>& levels, int64_t num_rows) {
   const int64_t n = x.size(0), features = grad.size(1) / levels.count, chunk = std::min(n, kChunk);
   if (n == 0) return zeros_on<float>(x, {num_rows, features});
-  Tensor result = fresh<float>(x, {num_rows, features});
-  Tensor columns = fresh<float>(x, {chunk * x.size(1)}), by_level = fresh<float>(x, {chunk * grad.size(1)});
+  Tensor result = empty_on<float>(x, {num_rows, features});
+  Tensor columns = empty_on<float>(x, {chunk * x.size(1)}), by_level = empty_on<float>(x, {chunk * grad.size(1)});
   GridJob job = make_job(x, features, settings, levels);
   for (int64_t start = 0; start < n; start += chunk) {
     const int64_t count = std::min(chunk, n - start);
@@ -154,7 +145,7 @@ Tensor hash_encode(const Tensor& points, const Tensor& rows, const Tensor& scale
   return dispatch_floating(x.scalar_type(), "hash_encode", [&](auto zero) {
     using T = decltype(zero);
     const GridLevels<T> grid = read_levels<T>(scales, levels);
-    Tensor output = fresh<T>(x, {n, grid.count * features});
+    Tensor output = empty_on<T>(x, {n, grid.count * features});
     if constexpr (std::is_same_v<T, float>) {
       if (has_fast_path(x, settings)) {
         GridJob job = make_job(x, features, settings, grid);

@@ -13,7 +13,9 @@
 
 // <emulator> provides cudaStream_t, dim3, ZOO_LAUNCH and the device intrinsics (included on the command line).
 namespace zoo {
-inline cudaStream_t current_stream(const torch::stable::Tensor&) { return nullptr; }
+inline cudaStream_t current_stream(const torch::stable::Tensor&) {
+  return nullptr;
+}
 struct OnDevice {
   explicit OnDevice(const torch::stable::Tensor&) {}
 };

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "runtime/huge_pages.h"
 #include "runtime/launch.h"
 #include "runtime/target.h"
 
@@ -55,7 +56,11 @@ struct scalar_type_of<uint8_t> {
 // Uninitialised / zeroed tensors on the device of `like`.
 template <class T>
 Tensor empty_on(const Tensor& like, std::vector<int64_t> sizes) {
-  return torch::stable::new_empty(like, sizes, scalar_type_of<T>::value);
+  Tensor made = torch::stable::new_empty(like, sizes, scalar_type_of<T>::value);
+#if !ZOO_CUDA
+  prefer_huge_pages(made.mutable_data_ptr(), static_cast<size_t>(made.numel()) * sizeof(T));
+#endif
+  return made;
 }
 template <class T>
 Tensor zeros_on(const Tensor& like, std::vector<int64_t> sizes) {
