@@ -1,10 +1,10 @@
 // Sparse convolution over a kernel map on the GPU: features -> features, and the gradient with respect to features.
 //
 // Implicit GEMM without atomics: a block owns a tile of output rows and output channels. For each kernel offset the
-// tile's pairs are one run, whose rows it gathers to shared memory without gaps (sparse maps have a third of all
-// neighbours: gaps would triple the work), multiplies in registers and adds to the tile's sums in shared memory. The
-// order of the additions is fixed, so results do not change from run to run. The gradient is the same with the sides of
-// the pairs exchanged and the weight transposed.
+// tile's pairs are one run, whose rows it gathers to shared memory side by side (a missing neighbour costs nothing),
+// multiplies in registers and adds to the tile's sums in shared memory. The order of the additions is fixed, so results
+// do not change from run to run. The gradient is the same with the sides of the pairs exchanged and the weight
+// transposed.
 #include "cuda/pair_tiles.h"
 #include "runtime/op.h"
 

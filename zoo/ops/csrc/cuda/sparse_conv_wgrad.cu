@@ -67,12 +67,12 @@ __global__ void __launch_bounds__(kWgradThreads) wgrad_kernel(WgradArgs<S> args)
       const int64_t pair = from + i / kTile;
       const int o = first_out + i % kTile, c = first_in + i % kTile;
       const bool real = pair < end && args.usable(pair);
+      const int64_t source = real ? args.pairs_in[pair] : 0, target = real ? args.pairs_out[pair] : 0;
       grads[i] = real && o < args.outputs
-                     ? static_cast<A>(args.grad_out[(args.pairs_out[pair] * args.groups + group) * args.outputs + o])
+                     ? static_cast<A>(args.grad_out[(target * args.groups + group) * args.outputs + o])
                      : A(0);
-      values[i] = real && c < args.inputs
-                      ? static_cast<A>(args.in[(args.pairs_in[pair] * args.groups + group) * args.inputs + c])
-                      : A(0);
+      values[i] =
+          real && c < args.inputs ? static_cast<A>(args.in[(source * args.groups + group) * args.inputs + c]) : A(0);
     }
     __syncthreads();
 #pragma unroll 4
