@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
 import types
 
@@ -80,18 +82,23 @@ def test_unknown_group_is_an_error(capsys):
 
 def test_record_writes_metrics_and_small_pictures(tmp_path):
     run = tmp_path / "outputs" / "toy" / "2026-01-01"
-    (run / "pictures").mkdir(parents=True)
+    run.mkdir(parents=True)
     (run / "metrics.json").write_text(json.dumps({"psnr": 30.0, "wall_time_s": 1.5}))
-    (run / "overrides.txt").write_text("experiment=toy\nseed=1\n")
+    (run / "overrides.txt").write_text("experiment=toy\nseed=1\npaths.output_dir=elsewhere\n")
     (run / "environment.txt").write_text("commit: abc\n")
     noise = torch.randint(0, 256, (900, 900, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    Image.fromarray(noise.numpy()).save(run / "pictures" / "render.png")
+    buffer = io.BytesIO()
+    Image.fromarray(noise.numpy()).save(buffer, "PNG")
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    (run / "report.html").write_text(f'<img src="data:image/png;base64,{picture}">')
+    (run / "metrics.csv").write_text("step,seconds,train/loss,val/psnr\n1,0.5,2.0,\n2,1.0,,30.0\n")
     path = record.record(run, results=tmp_path / "results")
     content = json.loads(path.read_text())
     assert path.name == "toy.json"
     assert content["command"] == "python tools/train.py experiment=toy seed=1"
     assert content["commit"] == "abc"
     assert content["metrics"]["psnr"] == 30.0
+    assert content["validation"] == [{"step": 2.0, "seconds": 1.0, "val/psnr": 30.0}]
     assert (tmp_path / "results" / content["pictures"][0]).stat().st_size <= record.MAX_THUMBNAIL_BYTES
 
 

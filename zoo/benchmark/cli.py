@@ -17,11 +17,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write the rows as CSV")
     parser.add_argument("--table", type=Path, metavar="FILE.md", help="write the table for the docs")
     parser.add_argument("--name", help="with record: the name of the result (default: the experiment's)")
+    parser.add_argument("--no-pictures", action="store_true", help="with record: keep the figures only")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         if options.groups[0] == "record":
-            return _record(options.groups[1:], options.name)
+            return _record(options.groups[1:], options.name, with_pictures=not options.no_pictures)
         return _measure(options.groups, options.out, options.table)
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
@@ -45,12 +46,12 @@ def _measure(groups: Sequence[str], out: Path | None, table: Path | None) -> int
     return 0
 
 
-def _record(runs: Sequence[str], name: str | None) -> int:
+def _record(runs: Sequence[str], name: str | None, *, with_pictures: bool) -> int:
     from zoo.benchmark.record import record
 
     if len(runs) != 1:
         raise ValueError(f"record: found {len(runs)} run folders, expected one")
-    sys.stdout.write(f"{record(Path(runs[0]), name=name)}\n")
+    sys.stdout.write(f"{record(Path(runs[0]), name=name, with_pictures=with_pictures)}\n")
     return 0
 
 

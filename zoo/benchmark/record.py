@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import csv
 import io
 import json
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,15 +16,18 @@ from zoo.files import write_bytes, write_json
 
 RESULTS = Path("docs/results")
 MAX_THUMBNAIL_BYTES = 150_000
+MAX_PICTURES = 4
+_EMBEDDED = re.compile(r"data:image/(?:png|jpeg);base64,([A-Za-z0-9+/=]+)")
 
 
-def record(run: Path, *, name: str | None = None, results: Path = RESULTS) -> Path:
+def record(run: Path, *, name: str | None = None, results: Path = RESULTS, with_pictures: bool = True) -> Path:
     """Write the result of one run folder: command, commit, machine, seed, metrics, wall time, and its pictures.
 
     Args:
-        run: A folder that training wrote; needs metrics.json.
+        run: A folder that training wrote; needs metrics.json; pictures come from report.html.
         name: Name of the result; the experiment's by default.
         results: Where results are kept.
+        with_pictures: Whether the report's pictures are kept too; not where photographs may not be passed on.
 
     Returns:
         The path of the JSON file.
@@ -33,15 +39,16 @@ def record(run: Path, *, name: str | None = None, results: Path = RESULTS) -> Pa
     if not metrics_file.is_file():
         raise FileNotFoundError(f"{metrics_file} is missing: {run} is not the folder of a finished run")
     name = name or run.resolve().parent.name
-    pictures = _thumbnails(run, results, name)
+    report = run / "report.html"
+    pictures = _thumbnails(report.read_text() if with_pictures and report.is_file() else "", results, name)
     content = {
         "name": name,
         "command": _command(run),
         "commit": _commit(run),
         "machine": {"processor": processor_name(), "system": platform.platform()},
-        "environment": _lines(run / "environment.txt"),
-        "overrides": _lines(run / "overrides.txt"),
+        "environment": [line for line in _lines(run / "environment.txt") if not line.startswith("command")],
         "metrics": json.loads(metrics_file.read_text()),
+        "validation": _validation_curve(run / "metrics.csv"),
         "pictures": [picture.name for picture in pictures],
     }
     target = results / f"{name}.json"
@@ -67,7 +74,23 @@ def _lines(path: Path) -> list[str]:
 
 
 def _command(run: Path) -> str:
-    return " ".join(["python tools/train.py", *_lines(run / "overrides.txt")])
+    """The command without the folders of the machine that ran it."""
+    overrides = [line for line in _lines(run / "overrides.txt") if not line.startswith("paths.")]
+    return " ".join(["python tools/train.py", *overrides])
+
+
+def _validation_curve(path: Path) -> list[dict[str, float]]:
+    """Step, seconds and every validation metric, where there is one."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    curve = []
+    for row in rows:
+        values = {name: float(value) for name, value in row.items() if name.startswith("val/") and value}
+        if values:
+            curve.append({"step": float(row["step"]), "seconds": float(row["seconds"]), **values})
+    return curve
 
 
 def _commit(run: Path) -> str:
@@ -78,21 +101,21 @@ def _commit(run: Path) -> str:
     return done.stdout.strip() or "unknown"
 
 
-def _thumbnails(run: Path, results: Path, name: str) -> list[Path]:
-    """The run's pictures (pictures/*.png), shrunk until each fits into the limit."""
+def _thumbnails(report: str, results: Path, name: str) -> list[Path]:
+    """The report's pictures, shrunk until each fits into the limit."""
     written = []
-    for source in sorted((run / "pictures").glob("*.png")):
-        target = results / f"{name}-{source.stem}.jpg"
-        write_bytes(target, shrink(source))
+    for number, encoded in enumerate(_EMBEDDED.findall(report)[:MAX_PICTURES]):
+        target = results / f"{name}-{number}.jpg"
+        write_bytes(target, shrink(base64.b64decode(encoded)))
         written.append(target)
     return written
 
 
-def shrink(source: Path, limit: int = MAX_THUMBNAIL_BYTES) -> bytes:
-    """A picture as JPEG of at most ``limit`` bytes, halved in size as often as that takes."""
+def shrink(encoded: bytes, limit: int = MAX_THUMBNAIL_BYTES) -> bytes:
+    """A picture file as JPEG of at most ``limit`` bytes, halved in size as often as that takes."""
     from PIL import Image
 
-    with Image.open(source) as opened:
+    with Image.open(io.BytesIO(encoded)) as opened:
         picture: Any = opened.convert("RGB")
     while True:
         buffer = io.BytesIO()
