@@ -11,9 +11,9 @@ from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``GROUP... [--out FILE.csv]`` measures; ``record RUN`` writes docs/results/NAME.json from a run folder."""
+    """``GROUP... [--out FILE.csv]`` measures; ``record RUN`` keeps a run's figures; ``results`` writes their page."""
     parser = argparse.ArgumentParser(prog="benchmark.py", description=main.__doc__)
-    parser.add_argument("groups", nargs="+", metavar="GROUP", help="fields, sparse; or: record RUN")
+    parser.add_argument("groups", nargs="+", metavar="GROUP", help="fields, sparse; or: record RUN; or: results")
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write the rows as CSV")
     parser.add_argument("--table", type=Path, metavar="FILE.md", help="write the table for the docs")
     parser.add_argument("--name", help="with record: the name of the result (default: the experiment's)")
@@ -23,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.groups[0] == "record":
             return _record(options.groups[1:], options.name, with_pictures=not options.no_pictures)
+        if options.groups == ["results"]:
+            return _write_results()
         return _measure(options.groups, options.out, options.table)
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
@@ -52,6 +54,15 @@ def _record(runs: Sequence[str], name: str | None, *, with_pictures: bool) -> in
     if len(runs) != 1:
         raise ValueError(f"record: found {len(runs)} run folders, expected one")
     sys.stdout.write(f"{record(Path(runs[0]), name=name, with_pictures=with_pictures)}\n")
+    return 0
+
+
+def _write_results() -> int:
+    from zoo.benchmark.record import RESULTS_PAGE, results_page
+    from zoo.files import write_text
+
+    write_text(RESULTS_PAGE, results_page())
+    sys.stdout.write(f"{RESULTS_PAGE}\n")
     return 0
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from zoo.files import write_bytes, write_json
 
 RESULTS = Path("docs/results")
+RESULTS_PAGE = Path("docs/benchmarks/results.md")
 MAX_THUMBNAIL_BYTES = 150_000
 MAX_PICTURES = 4
 _EMBEDDED = re.compile(r"data:image/(?:png|jpeg);base64,([A-Za-z0-9+/=]+)")
@@ -123,3 +124,38 @@ def shrink(encoded: bytes, limit: int = MAX_THUMBNAIL_BYTES) -> bytes:
         if buffer.tell() <= limit or min(picture.size) < 16:
             return buffer.getvalue()
         picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.LANCZOS)
+
+
+def results_page(results: Path = RESULTS) -> str:
+    """The page of all recorded runs, in Markdown: what was run, by which command, and what came out."""
+    lines = [
+        "# Recorded runs",
+        "",
+        "Made from `docs/results/*.json` by `python tools/benchmark.py results`; nothing here is typed by hand.",
+    ]
+    for path in sorted(results.glob("*.json")):
+        content = json.loads(path.read_text())
+        lines += ["", f"## {content['name']}", "", f"`{content['command']}`", ""]
+        lines += [
+            f"Commit {content['commit']}, {content['machine']['processor']}.",
+            "",
+            "| metric | value |",
+            "|---|---|",
+        ]
+        lines += [f"| {name} | {value:.6g} |" for name, value in content["metrics"].items()]
+        lines += _curve_lines(content.get("validation", []))
+        lines += [
+            line for picture in content.get("pictures", []) for line in ("", f"![{picture}](../results/{picture})")
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _curve_lines(curve: list[dict[str, float]]) -> list[str]:
+    if not curve:
+        return []
+    names = [name for name in curve[0] if name not in ("step", "seconds")]
+    lines = ["", "| step | seconds | " + " | ".join(names) + " |", "|---" * (2 + len(names)) + "|"]
+    for row in curve:
+        values = " | ".join(f"{row[name]:.4g}" if name in row else "" for name in names)
+        lines.append(f"| {row['step'] + 1:.0f} | {row['seconds']:.0f} | {values} |")
+    return lines
