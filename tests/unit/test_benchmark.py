@@ -105,3 +105,10 @@ def test_record_writes_metrics_and_small_pictures(tmp_path):
 def test_record_of_an_unfinished_run_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"metrics\.json is missing"):
         record.record(tmp_path)
+
+
+def test_union_of_intervals_counts_overlaps_once():
+    from zoo.benchmark.step_profile import covered
+
+    assert covered([(4.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 2.0)]) == 5.0
+    assert covered([]) == 0.0

@@ -142,12 +142,16 @@ def results_page(results: Path = RESULTS) -> str:
             "| metric | value |",
             "|---|---|",
         ]
-        lines += [f"| {name} | {value:.6g} |" for name, value in content["metrics"].items()]
+        lines += [f"| {name} | {_plain(value)} |" for name, value in content["metrics"].items()]
         lines += _curve_lines(content.get("validation", []))
         lines += [
             line for picture in content.get("pictures", []) for line in ("", f"![{picture}](../results/{picture})")
         ]
     return "\n".join(lines) + "\n"
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.0f}" if value == round(value) else f"{value:.5g}"
 
 
 def _curve_lines(curve: list[dict[str, float]]) -> list[str]:
