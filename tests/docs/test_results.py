@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+from zoo.benchmark import claim
 from zoo.benchmark.record import MAX_THUMBNAIL_BYTES, RESULTS, RESULTS_PAGE, results_page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,3 +20,8 @@ def test_pictures_are_small_and_named():
     for picture in (ROOT / RESULTS).glob("*.jpg"):
         assert picture.stat().st_size <= MAX_THUMBNAIL_BYTES
         assert picture.name in page
+
+
+def test_the_claim_s_table_is_made_from_its_runs():
+    recorded = json.loads((ROOT / RESULTS / "claim" / "runs.json").read_text())
+    assert (ROOT / claim.PAGE).read_text() == claim.page(recorded["runs"], recorded["machine"])
