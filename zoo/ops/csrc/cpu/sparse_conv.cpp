@@ -13,6 +13,7 @@
 #include "runtime/op.h"
 
 ZOO_DECLARE_ISA(const conv::KernelTable&, sparse_conv_kernels, ())
+ZOO_DECLARE_ISA(bool, strictly_ascending, (const int32_t*, int64_t))
 
 namespace zoo {
 namespace {
@@ -63,9 +64,8 @@ struct Pairs {
       for (int64_t k = begin; k < end; ++k) {
         const int64_t first = offsets[k], last = offsets[k + 1];
         if (first == last) continue;
-        int32_t wrong = rows[first] < 0 || rows[last - 1] >= limit;
-        for (int64_t p = first + 1; p < last; ++p) wrong |= rows[p] <= rows[p - 1] ? 1 : 0;
-        if (wrong != 0) bad = k;
+        const bool inside = rows[first] >= 0 && rows[last - 1] < limit;
+        if (!inside || !ZOO_CALL_ISA(strictly_ascending)(rows + first, last - first)) bad = k;
       }
     });
     STD_TORCH_CHECK(bad < 0, op, ": ", name, " of kernel offset ", bad.load(),

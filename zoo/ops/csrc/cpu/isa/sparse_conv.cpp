@@ -10,6 +10,7 @@
 
 #include "cpu/isa/sparse_conv.h"
 
+#include "cpu/isa/blocks.h"
 #include "cpu/isa/simd.h"
 
 namespace {
@@ -26,23 +27,6 @@ constexpr int block_rows(int vectors) {
   if (kRegisters == 32) return vectors == 4 ? 6 : vectors == 3 ? 8 : vectors == 2 ? 12 : 14;
   return vectors == 2 ? 6 : 10;
 }
-
-inline int ceil_div(int a, int b) {
-  return (a + b - 1) / b;
-}
-inline int64_t smaller(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-
-// `count` things split into `blocks` nearly equal blocks.
-struct Split {
-  int blocks, base, extra;
-  Split(int count, int largest) : blocks(ceil_div(count, largest)), base(0), extra(0) {
-    if (blocks > 0) base = count / blocks, extra = count % blocks;
-  }
-  int size(int b) const { return base + (b < extra ? 1 : 0); }
-  int start(int b) const { return b * base + (b < extra ? b : extra); }
-};
 
 template <typename T>
 int vectors_of(int channels) {
@@ -98,6 +82,7 @@ struct PairRun {
   const T* weight;
   int64_t first, last;  // input channels
   int64_t column;       // first output channel in the rows of sums
+  bool first_sums;      // the rows of sums hold nothing yet
 };
 
 constexpr int kAhead = 64;  // rows beyond the end of a run that may be prefetched
@@ -117,7 +102,13 @@ inline __attribute__((always_inline)) void multiply(const PairRun<T>& run, int64
   for (int r = 0; r < R; ++r) {
     rows[r] = in[r];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) acc[r][v] = S::load(sums[r] + column + v * S::kLanes);
+    for (int v = 0; v < V; ++v) acc[r][v] = S::set(T(0));
+  }
+  if (!run.first_sums) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[r][v] = S::load(sums[r] + column + v * S::kLanes);
   }
   for (int64_t c = run.first; c < run.last;) {
     const int64_t end = smaller(c + kLine, run.last);
@@ -160,14 +151,6 @@ void multiply_block(const PairRun<T>& run, int vectors) {
   multiply_run<T, block_rows(1), 1>(run, 0);
 }
 
-// First position of the ascending rows[0, n) whose value is not below `row`.
-inline int64_t lower_bound(const int32_t* rows, int64_t n, int64_t row) {
-  if (n == 0) return 0;
-  const int32_t* low = rows;
-  for (; n > 1; n -= n / 2) low += low[n / 2 - 1] < row ? n / 2 : 0;  // no branch: it would be a coin toss
-  return (low - rows) + (*low < row ? 1 : 0);
-}
-
 // What a thread keeps: sums of a tile (where output rows are no whole vectors), pointers of a run, one cursor per
 // offset.
 template <typename T>
@@ -193,6 +176,16 @@ void point_at_rows(const int32_t* rows, int64_t count, T* base, int64_t stride, 
   for (int64_t p = 0; p < count; ++p) pointers[p] = base + static_cast<int64_t>(rows[p]) * stride;
 }
 
+// The first offset with a pair for every row of the tile, or -1.
+inline int full_offset(const ForwardArgs& a, const int64_t* cursor, int64_t first_row, int64_t last_row) {
+  const int64_t rows = last_row - first_row;
+  for (int k = 0; k < a.num_offsets; ++k) {
+    if (a.offsets[k + 1] - cursor[k] < rows) continue;
+    if (a.pairs_out[cursor[k]] == first_row && a.pairs_out[cursor[k] + rows - 1] == last_row - 1) return k;
+  }
+  return -1;
+}
+
 // `sums` is the place of output row 0, of which only the tile's rows exist.
 template <typename T>
 void forward_tile(const ForwardArgs& a, int64_t first_row, int64_t last_row, T* sums, char* scratch) {
@@ -204,8 +197,12 @@ void forward_tile(const ForwardArgs& a, int64_t first_row, int64_t last_row, T* 
   const int width = padded<T>(a.cout);
   const int64_t in_stride = static_cast<int64_t>(a.groups) * a.cin, sum_stride = static_cast<int64_t>(a.groups) * width;
   const Split blocks(vectors_of<T>(a.cout), kMaxVectors);
-  __builtin_memset(sums + first_row * sum_stride, 0, sizeof(T) * (last_row - first_row) * sum_stride);
-  for (int k = 0; k < a.num_offsets; ++k) {
+  // An offset that reaches every row of the tile (the centre of a submanifold map) comes first and starts the sums.
+  const int full = full_offset(a, cursor, first_row, last_row);
+  if (full < 0) __builtin_memset(sums + first_row * sum_stride, 0, sizeof(T) * (last_row - first_row) * sum_stride);
+  for (int turn = full < 0 ? 0 : -1; turn < a.num_offsets; ++turn) {
+    if (turn == full && full >= 0) continue;
+    const int k = turn < 0 ? full : turn;
     const int64_t begin = cursor[k], available = a.offsets[k + 1] - begin;
     const int64_t count = lower_bound(a.pairs_out + begin, smaller(available, last_row - first_row), last_row);
     cursor[k] = begin + count;
@@ -223,8 +220,9 @@ void forward_tile(const ForwardArgs& a, int64_t first_row, int64_t last_row, T* 
       for (int b = 0; b < blocks.blocks; ++b) {
         const int64_t column = static_cast<int64_t>(blocks.start(b)) * kLanes;
         const int64_t group_column = static_cast<int64_t>(g) * width + column;
-        multiply_block(PairRun<T>{in, out, count, weight + column * a.cin, first, first + a.cin, group_column},
-                       blocks.size(b));
+        multiply_block(
+            PairRun<T>{in, out, count, weight + column * a.cin, first, first + a.cin, group_column, turn < 0},
+            blocks.size(b));
       }
     }
   }
