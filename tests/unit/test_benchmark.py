@@ -22,6 +22,10 @@ def test_limits_are_positive_and_an_fma_counts_as_two():
     assert found.copy_bytes > 1e8
 
 
+def test_the_probe_is_a_sound_op():
+    torch.library.opcheck(torch.ops.zoo.multiply_add_probe.default, (torch.zeros(1), 1000), test_utils=("test_schema",))
+
+
 def test_measure_compares_interleaves_and_restores_the_threads():
     calls = []
     case = harness.Case(

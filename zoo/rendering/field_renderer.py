@@ -58,6 +58,8 @@ class FieldRenderer(nn.Module):
         cone_angle: Growth of the step with the distance; 0 keeps it constant.
         early_stop: Samples behind a transmittance below this are dropped; 0 keeps all.
         alpha_threshold: Samples with a smaller alpha are dropped.
+        picture_alpha_threshold: The same in evaluation mode; None: as in training. In training faint samples must
+            stay, or they could never grow; in pictures they are specks in empty space.
         skip_hidden: Whether a first pass without gradients finds the samples that the two rules above drop.
     """
 
@@ -71,6 +73,7 @@ class FieldRenderer(nn.Module):
         cone_angle: float = 0.0,
         early_stop: float = 1e-4,
         alpha_threshold: float = 0.0,
+        picture_alpha_threshold: float | None = None,
         skip_hidden: bool = True,
     ) -> None:
         super().__init__()
@@ -81,6 +84,7 @@ class FieldRenderer(nn.Module):
         self.occupancy = occupancy
         self.step_size, self.near, self.far, self.cone_angle = step_size, near, far, cone_angle
         self.early_stop, self.alpha_threshold, self.skip_hidden = early_stop, alpha_threshold, skip_hidden
+        self.picture_alpha_threshold = alpha_threshold if picture_alpha_threshold is None else picture_alpha_threshold
 
     def forward(
         self, field: RadianceField, rays: Rays, background: Tensor, *, jitter: Tensor | None = None
@@ -125,7 +129,7 @@ class FieldRenderer(nn.Module):
             density,
             samples.packed_info,
             early_stop_eps=self.early_stop,
-            alpha_thre=self.alpha_threshold,
+            alpha_thre=self.alpha_threshold if self.training else self.picture_alpha_threshold,
         )
         return visible.nonzero()[:, 0]
 

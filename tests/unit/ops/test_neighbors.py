@@ -222,6 +222,7 @@ def test_three_interpolate_gradcheck_and_reference():
         strict=True,
     ):
         torch.testing.assert_close(value, wanted)
+    torch.library.opcheck(torch.ops.zoo.interpolate_rows_backward.default, arguments)
     wide = torch.randn(3, 12, dtype=torch.float64).t()[:6]  # not contiguous
     torch.testing.assert_close(
         three_interpolate(wide, indices, weights), three_interpolate(wide.contiguous(), indices, weights)
