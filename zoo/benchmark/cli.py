@@ -42,10 +42,17 @@ def _measure(groups: Sequence[str], out: Path | None, table: Path | None) -> int
         if out is not None:
             write_csv(rows, out)
     if table is not None:
-        write_text(
-            table, f"{_machine()}\n\nCommand: `python tools/benchmark.py {' '.join(groups)}`\n\n{markdown(rows)}"
-        )
+        write_text(table, _page(groups, markdown(rows)))
     return 0
+
+
+def _page(groups: Sequence[str], rows: str) -> str:
+    names = " ".join(groups)
+    return (
+        f"# Speed: {names}\n\n{_machine()} Made by `python tools/benchmark.py {names} --table FILE.md`: medians of "
+        "interleaved calls whose\nresults are compared in the same run. Ratio: the peer's time over ours. Of limit: the "
+        f"time that the machine's measured limit\nwould allow over ours.\n\n{rows}"
+    )
 
 
 def _record(runs: Sequence[str], name: str | None, *, with_pictures: bool) -> int:
