@@ -50,8 +50,8 @@ def _page(groups: Sequence[str], rows: str) -> str:
     names = " ".join(groups)
     return (
         f"# Speed: {names}\n\n{_machine()} Made by `python tools/benchmark.py {names} --table FILE.md`: medians of "
-        "interleaved calls whose\nresults are compared in the same run. Ratio: the peer's time over ours. Of limit: the "
-        f"time that the machine's measured limit\nwould allow over ours.\n\n{rows}"
+        "interleaved calls whose\nresults are compared in the same run. Ratio: the peer's time over ours. Of limit: "
+        f"the time that the machine's measured limit\nwould allow over ours.\n\n{rows}"
     )
 
 
