@@ -215,7 +215,7 @@ for voxels in (small, lidar_voxels(count)):  # the first round loads code and ke
     grid = VoxelGrid(voxels.coords, voxels.spatial_shape, 1)
     layer = Layer.random(grid, (c_in, c_out))
     peak = peak_memory(lambda: forward_backward(layer, who))
-print(peak)
+sys.stdout.write(str(peak))
 """
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.parity.cases import Case, assert_close, find_cases
 from zoo.models.hollownerf import HollowNeRF, hollownerf, instant_ngp, nerfacc_ngp, remap_upstream
 from zoo.models.saliency import DensityGate, SaliencyGrid, SaliencyPruner
 
@@ -153,34 +152,6 @@ def test_nerfacc_preset_has_the_size_of_its_checkpoints() -> None:
     with torch.device("meta"):
         field = nerfacc_ngp()
     assert sum(p.numel() for p in [*field.encoding.parameters(), *field.decoder.parameters()]) == 12_602_992
-
-
-TCNN_FIELDS = [case for case in find_cases("hashgrid") if case.id.startswith(("tcnn_ngp_field", "absent", "empty"))]
-
-
-@pytest.mark.parametrize("case", TCNN_FIELDS)
-def test_golden_tcnn_field(case: Case) -> None:
-    config = case.config
-    field = HollowNeRF(
-        aabb=config["aabb"],
-        num_levels=config["n_levels"],
-        features_per_level=config["n_features_per_level"],
-        log2_table_size=config["log2_hashmap_size"],
-        base_resolution=config["base_resolution"],
-        per_level_scale=config["per_level_scale"],
-        convention="tcnn",
-        hidden_dim=config["n_neurons"],
-        geometry_dim=config["geo_feat_dim"],
-        density_layers=config["mlp_base_hidden_layers"],
-        color_layers=config["mlp_head_hidden_layers"],
-        density_offset=-1.0,
-        constant_color_input=True,
-    )
-    field.load_state_dict(remap_upstream(case.group("state"), field), strict=True)
-    density, geometry = field.density(case["input/positions"])
-    rgb = field.color(case["input/directions"], geometry)
-    assert_close(density[:, None], case["output/density"], rtol=1e-3, what="density")
-    assert_close(rgb, case["output/rgb"], atol=2e-4, what="rgb")
 
 
 def test_the_gate_may_teach_the_saliency_alone() -> None:
