@@ -11,13 +11,14 @@ from torch import Tensor
 
 from zoo.data.posed_images import PosedImages, RayScheme, sample_rays, step_generator
 from zoo.losses.photometric import PhotometricKind, photometric_loss
-from zoo.metrics.image import psnr, ssim
+from zoo.metrics.image import psnr
 from zoo.models.hollownerf import HollowNeRF
 from zoo.rendering.backgrounds import BackgroundKind, background_colors, composite
 from zoo.rendering.field_renderer import FieldRenderer, RenderedImage
 from zoo.rendering.report import ReportSection
 from zoo.tasks.ray_budget import RayBudget
 from zoo.tasks.view_gallery import ViewGallery
+from zoo.tasks.view_scores import ViewScores
 
 __all__ = ["RadianceFieldTask"]
 
@@ -51,6 +52,7 @@ class RadianceFieldTask(LightningModule):
             ``(1 - beta2) / 2`` a step: 0.005 for 0.99, whatever the learning rate.
         exclude_unseen: Whether cells that no training view sees are left out from the start (see ``FieldRenderer``).
         log_every: Steps between two rows of training metrics.
+        scores: How test pictures are measured; None: PSNR and SSIM.
         gallery: Pictures for the report.
     """
 
@@ -73,6 +75,7 @@ class RadianceFieldTask(LightningModule):
         saliency_betas: Sequence[float] | None = None,
         exclude_unseen: bool = False,
         log_every: int = 50,
+        scores: ViewScores | None = None,
         gallery: ViewGallery | None = None,
     ) -> None:
         super().__init__()
@@ -85,7 +88,7 @@ class RadianceFieldTask(LightningModule):
         self.ray_scheme: RayScheme = ray_scheme
         self.saliency_lr_scale, self.exclude_unseen, self.log_every = saliency_lr_scale, exclude_unseen, log_every
         self.saliency_betas = None if saliency_betas is None else tuple(saliency_betas)
-        self.gallery = gallery or ViewGallery()
+        self.scores, self.gallery = scores or ViewScores(), gallery or ViewGallery()
 
     def images(self, split: str) -> PosedImages:
         """The photographs of a split, from the trainer's data module."""
@@ -152,10 +155,10 @@ class RadianceFieldTask(LightningModule):
         self.log("val/psnr", psnr(rendered.rgb, truth), batch_size=1)
 
     def test_step(self, batch: Tensor, batch_idx: int) -> None:
-        """PSNR and SSIM of one test picture."""
+        """The scores of one test picture."""
         images, index = self.images("test"), int(batch)
         rendered, truth = self.render_view(images, index)
-        values = {"test/psnr": psnr(rendered.rgb, truth), "test/ssim": ssim(rendered.rgb, truth)}
+        values = {f"test/{name}": value for name, value in self.scores(rendered.rgb, truth).items()}
         self.log_dict(values, batch_size=1)
         self.gallery.add(images.names[index], rendered, truth, {name: float(value) for name, value in values.items()})
 

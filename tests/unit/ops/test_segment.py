@@ -29,10 +29,11 @@ def loop(name: str, values: torch.Tensor, ids: torch.Tensor, segments: int) -> t
     return out
 
 
+@pytest.mark.parametrize("channels", [1, 5, 16, 37])  # columns go in tiles of 16
 @pytest.mark.parametrize("name", REDUCTIONS)
 @pytest.mark.parametrize(("rows", "segments"), [(0, 0), (0, 3), (1, 1), (60, 9), (40, 100)])
-def test_reductions_equal_a_loop(name, rows, segments):
-    values, ids = random_case(rows, max(segments, 1))
+def test_reductions_equal_a_loop(name, rows, segments, channels):
+    values, ids = random_case(rows, max(segments, 1), channels)
     expected = loop(name, values, ids, segments)
     torch.testing.assert_close(REDUCTIONS[name](values, ids, segments), expected)
     ordered, order = torch.sort(ids, stable=True)
@@ -74,6 +75,27 @@ def test_native_softmax_matches_the_reference(dtype):
         assert_native_matches_reference("segment_softmax", values, runs)
         assert_native_matches_reference("segment_softmax_backward", grad, softmax, runs)
         assert_native_matches_reference("segment_softmax", values.t().contiguous().t(), runs)
+
+
+def test_weights_far_below_the_largest_are_exact():
+    depths = torch.linspace(0, 87.3, 4001, dtype=torch.float64)
+    values = torch.stack([torch.zeros_like(depths), -depths]).float()
+    runs = torch.tensor([[0, 2]])
+    found, expected = segment_softmax(values, packed_info=runs), torch.softmax(values.double(), 0)
+    torch.testing.assert_close(found.double(), expected, rtol=4e-7, atol=0)
+    beyond = torch.tensor([[0.0, 0.0, 0.0, 1.0], [-200.0, -float("inf"), float("nan"), 1e30]])
+    torch.testing.assert_close(
+        segment_softmax(beyond, packed_info=runs), torch.softmax(beyond, 0), rtol=0, atol=0, equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("largest", [True, False])
+def test_the_first_nan_wins_and_ties_go_to_the_first_row(largest):
+    nan = float("nan")
+    columns = [[1.0, 1.0, 0.0], [nan, 1.0, 2.0], [1.0, nan, nan], [-float("inf"), float("inf"), 0.0]]
+    values = torch.tensor(columns).T.repeat(1, 5).contiguous()  # 20 columns: a full tile and a part of one
+    for dtype in (torch.float32, torch.float64):
+        assert_native_matches_reference("segment_extreme", values.to(dtype), torch.tensor([[0, 3]]), largest)
 
 
 def test_same_for_all_threads():

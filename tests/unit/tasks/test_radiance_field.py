@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
+from tests.lpips_weights import formula_weights
 from tests.unit.models.test_hollownerf import small_hollow_field
 from zoo.data.cameras import Cameras
 from zoo.data.posed_images import PosedImages
@@ -20,6 +22,7 @@ from zoo.tasks.field_schedules import exponential_decay, multi_step_decay
 from zoo.tasks.quality_curve import QualityCurve
 from zoo.tasks.radiance_field import RadianceFieldTask
 from zoo.tasks.ray_budget import RayBudget
+from zoo.tasks.view_scores import ViewScores
 
 
 class TwoViews(LightningDataModule):
@@ -113,6 +116,19 @@ def test_testing_measures_and_shows_every_view(tmp_path: Path) -> None:
     assert views.title == "Test views"
     assert len(views.pictures) == 2
     assert [row[0] for row in views.tables[0].rows] == ["left", "right", "mean"]
+
+
+def test_lpips_is_measured_where_its_weights_are_given(tmp_path: Path) -> None:
+    save_file(formula_weights("alex"), tmp_path / "alex.safetensors")
+    scores = ViewScores(lpips_weights=str(tmp_path / "alex.safetensors"))
+    picture = torch.rand(40, 48, 3, generator=torch.Generator().manual_seed(0))
+    same, inverted = scores(picture, picture), scores(picture, 1 - picture)
+    assert set(same) == {"psnr", "ssim", "lpips"}
+    assert float(same["lpips"]) == pytest.approx(0, abs=1e-6)
+    assert float(inverted["lpips"]) > 0.01
+    assert not [key for key in make_task(scores=scores).state_dict() if "lpips" in key]
+    with pytest.raises(ValueError, match=r"absent\.pth: no such file"):
+        ViewScores(lpips_weights="absent.pth")
 
 
 def test_a_step_without_samples_changes_nothing(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
-// Softmax over runs of rows: one segment and column by one thread, rows in order.
+// Softmax over runs of rows: one segment and tile of columns by one thread, rows in order.
 #pragma once
 
 #include <cmath>
 #include <limits>
 
-#include "kernels/packed_chunks.h"
+#include "kernels/column_tiles.h"
+#include "kernels/exponential.h"
 #include "runtime/op.h"
 
 namespace zoo {
@@ -18,21 +19,24 @@ struct SegmentSoftmax {
   T* out;  // (N, C)
 
   ZOO_HD void operator()(int64_t i) const {
-    const int64_t segment = i / channels, channel = i % channels;
-    const Chunk chunk = chunk_of(packed_info, segment, total);
-    const T* in = values + chunk.start * channels + channel;
-    T* to = out + chunk.start * channels + channel;
-    T largest = -std::numeric_limits<T>::infinity();
-    for (int64_t k = 0; k < chunk.count; ++k) {
-      if (in[k * channels] > largest) largest = in[k * channels];
-    }
-    T sum = 0;
-    for (int64_t k = 0; k < chunk.count; ++k) {
-      const T share = exp(in[k * channels] - largest);
-      to[k * channels] = share;
-      sum += share;
-    }
-    for (int64_t k = 0; k < chunk.count; ++k) to[k * channels] /= sum;
+    const ColumnTile tile(i, channels);
+    const Chunk chunk = chunk_of(packed_info, tile.segment, total);
+    T largest[kColumns], sum[kColumns] = {};
+    for (int c = 0; c < kColumns; ++c) largest[c] = -std::numeric_limits<T>::infinity();
+    tile.for_each_row(values, chunk, [&](const T* row, int64_t, auto width) {
+      for (int c = 0; c < width; ++c) largest[c] = row[c] > largest[c] ? row[c] : largest[c];
+    });
+    tile.for_each_row(values, chunk, [&](const T* row, int64_t number, auto width) {
+      T* to = out + number * channels + tile.first;
+      for (int c = 0; c < width; ++c) {
+        to[c] = vector_exp(row[c] - largest[c]);
+        sum[c] += to[c];
+      }
+    });
+    tile.for_each_row(values, chunk, [&](const T*, int64_t number, auto width) {
+      T* to = out + number * channels + tile.first;
+      for (int c = 0; c < width; ++c) to[c] /= sum[c];
+    });
   }
 };
 
@@ -46,15 +50,17 @@ struct SegmentSoftmaxGradient {
   T* out;  // (N, C)
 
   ZOO_HD void operator()(int64_t i) const {
-    const int64_t segment = i / channels, channel = i % channels;
-    const Chunk chunk = chunk_of(packed_info, segment, total);
-    const int64_t base = chunk.start * channels + channel;
-    T sum = 0;
-    for (int64_t k = 0; k < chunk.count; ++k) sum += grad[base + k * channels] * softmax[base + k * channels];
-    for (int64_t k = 0; k < chunk.count; ++k) {
-      const int64_t at = base + k * channels;
-      out[at] = softmax[at] * (grad[at] - sum);
-    }
+    const ColumnTile tile(i, channels);
+    const Chunk chunk = chunk_of(packed_info, tile.segment, total);
+    T sum[kColumns] = {};
+    tile.for_each_row(grad, chunk, [&](const T* g, int64_t number, auto width) {
+      const T* y = softmax + number * channels + tile.first;
+      for (int c = 0; c < width; ++c) sum[c] += g[c] * y[c];
+    });
+    tile.for_each_row(grad, chunk, [&](const T* g, int64_t number, auto width) {
+      const int64_t at = number * channels + tile.first;
+      for (int c = 0; c < width; ++c) out[at + c] = softmax[at + c] * (g[c] - sum[c]);
+    });
   }
 };
 
@@ -65,8 +71,8 @@ inline Tensor segment_softmax(const Tensor& values, const Tensor& packed_info) {
   return dispatch_floating(rows.scalar_type(), "segment_softmax", [&](auto zero) {
     using T = decltype(zero);
     Tensor out = empty_on<T>(rows, {total, channels});
-    launch(rows, info.size(0) * channels,
-           SegmentSoftmax<T>{cptr<T>(rows), cptr<int64_t>(info), total, channels, mptr<T>(out)}, 128);
+    launch(rows, info.size(0) * column_tiles(channels),
+           SegmentSoftmax<T>{cptr<T>(rows), cptr<int64_t>(info), total, channels, mptr<T>(out)}, 32);
     return out;
   });
 }
@@ -78,8 +84,8 @@ inline Tensor segment_softmax_backward(const Tensor& grad, const Tensor& softmax
   return dispatch_floating(y.scalar_type(), "segment_softmax_backward", [&](auto zero) {
     using T = decltype(zero);
     Tensor out = empty_on<T>(y, {total, channels});
-    launch(y, info.size(0) * channels,
-           SegmentSoftmaxGradient<T>{cptr<T>(g), cptr<T>(y), cptr<int64_t>(info), total, channels, mptr<T>(out)}, 128);
+    launch(y, info.size(0) * column_tiles(channels),
+           SegmentSoftmaxGradient<T>{cptr<T>(g), cptr<T>(y), cptr<int64_t>(info), total, channels, mptr<T>(out)}, 32);
     return out;
   });
 }
