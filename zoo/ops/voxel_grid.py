@@ -230,6 +230,23 @@ class VoxelGrid:
         order = None if self._sites.order is None else self._sites.order.to(device, non_blocking=non_blocking)
         return VoxelGrid.from_sites(Sites(coords, self.spatial_shape, self.batch_size, order))
 
+    def enlarged(self, spatial_shape: Sequence[int]) -> VoxelGrid:
+        """The same sites, rows and caller's order in a larger shape; made once, the grid itself if nothing changes.
+
+        Raises:
+            ValueError: An axis is shorter than it was.
+        """
+        shape = check_extent(spatial_shape, self.batch_size)
+        if shape == self.spatial_shape:
+            return self
+        if len(shape) != self.ndim or any(new < old for new, old in zip(shape, self.spatial_shape, strict=True)):
+            raise ValueError(f"spatial_shape: found {shape}, expected at least {self.spatial_shape} on every axis")
+        made = self.maps.strided.get(("enlarged", shape))
+        if made is None:
+            made = VoxelGrid.from_sites(Sites(self.coords, shape, self.batch_size, self._sites.order))
+            self.maps.strided["enlarged", shape] = made
+        return made
+
     def __len__(self) -> int:
         return self.num_sites
 

@@ -1,0 +1,60 @@
+"""Losses of classification and semantic segmentation."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["cross_entropy"]
+
+
+def cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -1,
+) -> Tensor:
+    """Cross entropy of logits (N, K) and labels (N,), a scalar.
+
+    With class weights the mean divides by the sum of the weights of the labels. Without any valid label the loss is 0,
+    with a gradient of 0.
+
+    Args:
+        logits: (N, K).
+        target: int64 (N,), 0..K-1 or ``ignore_index``.
+        class_weights: (K,).
+        label_smoothing: Share of the target that is spread over all classes.
+        ignore_index: Label of rows that do not count.
+
+    Raises:
+        ValueError: Shapes that do not fit, or labels outside of 0..K-1.
+
+    Example:
+        >>> import torch
+        >>> cross_entropy(torch.zeros(2, 4), torch.tensor([1, -1]))
+        tensor(1.3863)
+    """
+    valid = check_labels(logits, target, ignore_index)
+    if not bool(valid.any()):
+        return logits.sum() * 0.0
+    weights = None if class_weights is None else class_weights.to(logits)
+    return F.cross_entropy(logits, target, weight=weights, label_smoothing=label_smoothing, ignore_index=ignore_index)
+
+
+def check_labels(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """Which rows count, bool (N,); ValueError unless logits are (N, K) and labels (N,) in range."""
+    if logits.dim() != 2 or target.shape != logits.shape[:1]:
+        raise ValueError(
+            f"target: found shape {tuple(target.shape)} for logits {tuple(logits.shape)}, expected (N, K) and (N,)"
+        )
+    valid = target != ignore_index
+    num_classes = logits.shape[1]
+    outside = valid & ((target < 0) | (target >= num_classes))
+    if bool(outside.any()):
+        raise ValueError(
+            f"target: found label {int(target[outside][0])}, expected 0 to {num_classes - 1} or {ignore_index}; does "
+            "the class list match the network?"
+        )
+    return valid
