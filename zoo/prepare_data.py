@@ -1,7 +1,8 @@
 """``tools/prepare_data.py`` and ``zoo prepare-data``: checks, prepares or generates a data set.
 
 A data module takes part through three methods: ``prepare_data()``, ``check_data()``, which returns a
-`zoo.data.bad_samples.DataReport`, and ``generate_data(overwrite)``.
+`zoo.data.bad_samples.DataReport`, and ``generate_data(overwrite)``. One that prepares more than a run would by itself
+has ``prepare_files(overwrite)`` as well.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ def prepare(cfg: DictConfig) -> bool:
         data.generate_data(overwrite=cfg.overwrite)
         return True
     if cfg.action == "prepare":
-        data.prepare_data()
+        if hasattr(data, "prepare_files"):
+            data.prepare_files(overwrite=cfg.overwrite)
+        else:
+            data.prepare_data()
         return True
     report = data.check_data()
     for line in report.lines:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from zoo.data.bad_samples import BadSamples, DataReport, SampleError
 from zoo.data.formats.blender import is_blender, read_blender
@@ -19,6 +19,7 @@ from zoo.data.formats.colmap_scene import is_colmap, read_colmap
 from zoo.data.formats.instant_ngp import is_instant_ngp, read_instant_ngp
 from zoo.data.posed_images import PosedImages, load_posed_images
 from zoo.data.scene_index import SPLITS, SceneIndex
+from zoo.data.step_loader import StepLoader
 from zoo.data.synthetic_scene import (
     REBUILD,
     SCENE_FILE,
@@ -67,39 +68,6 @@ class Indices(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         return torch.tensor([index])
-
-
-class Steps(IterableDataset[Tensor]):
-    """The indices ``start`` to ``stop - 1`` as int64 tensors of shape ``(1,)``, dealt out to the workers in turn."""
-
-    def __init__(self, stop: int) -> None:
-        self.start, self.stop = 0, stop
-
-    def __iter__(self) -> Iterator[Tensor]:
-        worker = get_worker_info()
-        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        for step in range(self.start + first, self.stop, stride):
-            yield torch.tensor([step])
-
-
-class StepLoader(DataLoader[Tensor]):
-    """Loads the steps that are left.
-
-    Args:
-        max_steps: number of steps of the run.
-        first_step: returns the index of the next step; asked at the start of each pass, so that a resumed run goes on
-            where it stopped.
-        num_workers: worker processes.
-    """
-
-    def __init__(self, max_steps: int, first_step: Callable[[], int], num_workers: int) -> None:
-        self._first_step = first_step
-        self._steps = Steps(max_steps)
-        super().__init__(self._steps, batch_size=None, num_workers=num_workers)
-
-    def __iter__(self) -> Any:
-        self._steps.start = self._first_step()
-        return super().__iter__()
 
 
 class RadianceFieldData(LightningDataModule):

@@ -1,0 +1,88 @@
+"""Training batches as pure functions of (seed, step), so that a resumed run sees what the uninterrupted one saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+__all__ = ["StepLoader", "Steps", "shuffled_indices", "step_index"]
+
+Batch = TypeVar("Batch")
+
+
+def step_index(step: int) -> Tensor:
+    """The step itself as an int64 tensor of shape ``(1,)``, for tasks that draw their batch themselves."""
+    return torch.tensor([step])
+
+
+class Steps(IterableDataset[Batch], Generic[Batch]):
+    """``batch_of(step)`` for the steps ``start`` to ``stop - 1``, dealt out to the workers in turn."""
+
+    def __init__(self, stop: int, batch_of: Callable[[int], Batch]) -> None:
+        self.start, self.stop, self.batch_of = 0, stop, batch_of
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for step in range(self.start + first, self.stop, stride):
+            yield self.batch_of(step)
+
+
+class StepLoader(DataLoader[Any]):
+    """Loads the steps that are left.
+
+    Args:
+        max_steps: number of steps of the run.
+        first_step: returns the index of the next step; asked at the start of each pass, so that a resumed run goes on
+            where it stopped.
+        num_workers: worker processes.
+        batch_of: makes the batch of a step.
+        pin_memory: whether batches go to page-locked memory.
+    """
+
+    def __init__(
+        self,
+        max_steps: int,
+        first_step: Callable[[], int],
+        num_workers: int,
+        batch_of: Callable[[int], Any] = step_index,
+        pin_memory: bool = False,
+    ) -> None:
+        self._first_step = first_step
+        self._steps = Steps(max_steps, batch_of)
+        super().__init__(self._steps, batch_size=None, num_workers=num_workers, pin_memory=pin_memory)
+
+    def __iter__(self) -> Any:
+        self._steps.start = self._first_step()
+        return super().__iter__()
+
+
+def shuffled_indices(count: int, first: int, size: int, seed: int) -> list[int]:
+    """Entries ``first`` to ``first + size - 1`` of endless passes over ``range(count)``, each pass in its own order.
+
+    Args:
+        count: number of samples.
+        first: how many samples were taken before.
+        size: how many to take.
+        seed: of the orders.
+
+    Raises:
+        ValueError: there is no sample.
+
+    Example:
+        >>> sorted(shuffled_indices(3, 0, 3, seed=0)), len(shuffled_indices(3, 2, 4, seed=0))
+        ([0, 1, 2], 4)
+    """
+    if count < 1:
+        raise ValueError(f"count: found {count}, expected at least one sample")
+    chosen: list[int] = []
+    while len(chosen) < size:
+        turn, place = divmod(first + len(chosen), count)
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + turn) % (1 << 63))
+        order = torch.randperm(count, generator=generator)
+        chosen += order[place : place + size - len(chosen)].tolist()
+    return chosen
