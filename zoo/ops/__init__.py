@@ -30,6 +30,8 @@ from zoo.ops.point_tree import PointTree
 from zoo.ops.rays import RaySamples, march_rays, ray_aabb_intersect
 from zoo.ops.segment import segment_max, segment_mean, segment_min, segment_sum
 from zoo.ops.segment_softmax import segment_softmax
+from zoo.ops.set_attention import set_attention
+from zoo.ops.set_partition import SetPartition, Windows, set_partition, window_partition
 from zoo.ops.sparse_conv import (
     apply_kernel_map,
     sparse_conv,
@@ -74,8 +76,10 @@ __all__ = [
     "PointTree",
     "RaySamples",
     "RenderedRays",
+    "SetPartition",
     "SparseTensor",
     "VoxelGrid",
+    "Windows",
     "accumulate_along_rays",
     "active_backend",
     "apply_kernel_map",
@@ -122,7 +126,9 @@ __all__ = [
     "segment_min",
     "segment_softmax",
     "segment_sum",
+    "set_attention",
     "set_backend",
+    "set_partition",
     "sort_keys",
     "sparse_avg_pool",
     "sparse_conv",
@@ -138,4 +144,5 @@ __all__ = [
     "use_backend",
     "voxelize",
     "voxels_to_points",
+    "window_partition",
 ]

@@ -9,23 +9,28 @@ from zoo.models.layers.sparse_sequential import SparseModule
 from zoo.ops import SparseTensor
 
 
-class SparseBatchNorm(nn.BatchNorm1d, SparseModule):
-    """Batch normalisation over all active sites of the batch.
+class RowBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of rows (N, C), however few they are.
 
-    With fewer than two sites there are no batch statistics: training then normalises with the running ones and leaves
+    With fewer than two rows there are no batch statistics: training then normalises with the running ones and leaves
     them as they are, so that an empty or nearly empty batch does not stop a run.
     """
 
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise the rows (N, C)."""
+        if self.training and input.shape[0] < 2 and self.track_running_stats:
+            return functional.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
+        return super().forward(input)
+
+
+class SparseBatchNorm(RowBatchNorm, SparseModule):
+    """Batch normalisation over all active sites of the batch, however few they are."""
+
     def forward(self, input: SparseTensor) -> SparseTensor:  # type: ignore[override]
         """Normalise the features (N, C)."""
-        features = input.features
-        if self.training and features.shape[0] < 2 and self.track_running_stats:
-            normal = functional.batch_norm(
-                features, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-            )
-        else:
-            normal = super().forward(features)
-        return input.replace_feature(normal)
+        return input.replace_feature(super().forward(input.features))
 
 
 class SparseLayerNorm(nn.LayerNorm, SparseModule):
