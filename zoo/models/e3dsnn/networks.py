@@ -81,7 +81,7 @@ class E3DSNNClassifier(Encoder):
 
     def forward(self, x: SparseTensor) -> Tensor:
         """Logits (B, K) of voxels (N, in_channels); an empty sample has logits 0."""
-        return mean_over_steps(global_avg_pool(self.final(self.encode(x)[-1])), self.num_steps)
+        return global_avg_pool(self.final(mean_over_steps(self.encode(x)[-1], self.num_steps)))
 
 
 class E3DSNNSegmentor(Encoder):
@@ -149,7 +149,7 @@ class E3DSNNSegmentor(Encoder):
     def forward(self, x: SparseTensor) -> Tensor:
         """Logits (N, K) of voxels (N, in_channels), rows as in ``x.features``."""
         finest = self.decode(self.encode(x))[0]
-        return mean_over_steps(self.final(finest).features, self.num_steps)
+        return self.final(mean_over_steps(finest, self.num_steps)).features
 
 
 def e3dsnn_classifier(

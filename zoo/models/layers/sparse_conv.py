@@ -14,6 +14,7 @@ from torch import nn
 
 from zoo.models.layers.sparse_sequential import SparseModule
 from zoo.ops import (
+    KernelMap,
     SparseTensor,
     VoxelGrid,
     sparse_conv,
@@ -21,7 +22,7 @@ from zoo.ops import (
     sparse_inverse_conv,
     subm_conv,
 )
-from zoo.ops.kernel_map import IntOrAxes, axes
+from zoo.ops.kernel_map import ConvGeometry, IntOrAxes, axes, find_map, strided_grid, transposed_grid
 
 
 class SparseConvBase(SparseModule):
@@ -61,6 +62,10 @@ class SparseConvBase(SparseModule):
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
 
+    def kernel_map(self, x: SparseTensor) -> KernelMap:
+        """The pairs of input and output rows that the layer joins on ``x`` (with no explicit output sites)."""
+        raise NotImplementedError
+
     def extra_repr(self) -> str:
         """Channels, kernel and groups."""
         return (
@@ -87,6 +92,10 @@ class _SubMConv(SparseConvBase):
             raise ValueError(f"kernel_size: found {self.kernel_size}, expected odd sizes")
         self.dilation = axes("dilation", dilation, self.ndim, 1)
 
+    def kernel_map(self, x: SparseTensor) -> KernelMap:
+        """Pairs on the sites of ``x``."""
+        return find_map(x.grid, x.grid, ConvGeometry.submanifold(self.ndim, self.kernel_size, self.dilation))
+
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Convolve (N, in) to (N, out) on the same grid."""
         return subm_conv(x, self.weight, self.bias, dilation=self.dilation, groups=self.groups)
@@ -112,6 +121,11 @@ class _SparseConv(SparseConvBase):
         self.padding = axes("padding", padding, self.ndim, 0)
         self.dilation = axes("dilation", dilation, self.ndim, 1)
 
+    def kernel_map(self, x: SparseTensor) -> KernelMap:
+        """Pairs from the sites of ``x`` to all that are reached."""
+        geometry = ConvGeometry.of(self.ndim, self.kernel_size, self.stride, self.padding, self.dilation)
+        return strided_grid(x.grid, geometry)[1]
+
     def forward(self, x: SparseTensor, out_grid: VoxelGrid | None = None) -> SparseTensor:
         """Convolve (N, in) to (M, out) on the reached sites, or on ``out_grid``."""
         return sparse_conv(
@@ -128,6 +142,10 @@ class _SparseConv(SparseConvBase):
 
 class _SparseInverseConv(SparseConvBase):
     """Back to the input sites of the strided layer that made the grid; see `zoo.ops.sparse_inverse_conv`."""
+
+    def kernel_map(self, x: SparseTensor) -> KernelMap:
+        """The pairs of the strided layer, input and output exchanged."""
+        return x.grid.paired_input()[1].swapped()
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Convolve (M, in) to (N, out) on the paired layer's input grid."""
@@ -155,6 +173,11 @@ class _SparseConvTranspose(SparseConvBase):
         self.padding = axes("padding", padding, self.ndim, 0)
         self.output_padding = axes("output_padding", output_padding, self.ndim, 0)
         self.dilation = axes("dilation", dilation, self.ndim, 1)
+
+    def kernel_map(self, x: SparseTensor) -> KernelMap:
+        """Pairs from the sites of ``x`` to all that are reached."""
+        geometry = ConvGeometry.of(self.ndim, self.kernel_size, self.stride, self.padding, self.dilation)
+        return transposed_grid(x.grid, geometry, self.output_padding)[1]
 
     def forward(self, x: SparseTensor, out_grid: VoxelGrid | None = None) -> SparseTensor:
         """Convolve (N, in) to (M, out) on the reached sites, or on ``out_grid``."""

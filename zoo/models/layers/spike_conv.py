@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.models.layers.sparse_conv import SparseConv3d, SparseConvBase, SparseInverseConv3d, SubMConv3d
 from zoo.models.layers.sparse_norm import SparseBatchNorm
-from zoo.models.layers.sparse_sequential import SparseSequential
+from zoo.models.layers.sparse_sequential import SparseSequential, apply_module
 from zoo.models.layers.spiking import NeuronSpec, SpikeLayer
 from zoo.ops import SparseTensor, VoxelGrid, sparse_conv, sparse_inverse_conv, subm_conv
 
@@ -106,9 +106,9 @@ class SpikeInverseConv3d(SpikeSparseConvolution, SparseInverseConv3d):
 class SpikeVoxelCoding(SparseSequential):
     """Spike Voxel Coding: real voxel features become a membrane potential, through two layers of spikes.
 
-    The input is repeated over the T time steps. The first convolution reads real values (multiply-accumulate), the
-    second and third read spikes. There is no neuron at the end: what comes out is a membrane, to which residual blocks
-    add.
+    The first convolution reads real values (multiply-accumulate), the second and third read spikes. The current that
+    it makes is the same in each of the T time steps, so it is computed once and repeated. There is no neuron at the
+    end: what comes out is a membrane, to which residual blocks add.
 
     Args:
         in_channels: Channels of the voxels: coordinates, normals, intensity, ...
@@ -132,7 +132,10 @@ class SpikeVoxelCoding(SparseSequential):
 
     def forward(self, input: SparseTensor) -> SparseTensor:
         """Real features (N, in) to membranes (T * N, embed)."""
-        return super().forward(repeat_steps(input, self.num_steps))
+        x = input
+        for index, module in enumerate(self):
+            x = apply_module(module, repeat_steps(x, self.num_steps) if index == 2 else x)
+        return x
 
 
 def batch_norm(channels: int) -> SparseBatchNorm:
@@ -151,8 +154,9 @@ def repeat_steps(x: SparseTensor, num_steps: int) -> SparseTensor:
     return SparseTensor(x.features.repeat(num_steps, 1), grid)
 
 
-def mean_over_steps(values: Tensor, num_steps: int) -> Tensor:
-    """Mean over time: (T * N, C) to (N, C)."""
+def mean_over_steps(x: SparseTensor, num_steps: int) -> SparseTensor:
+    """Mean over time of what `repeat_steps` repeated: (T * N, C) to (N, C)."""
     if num_steps == 1:
-        return values
-    return values.reshape(num_steps, values.shape[0] // num_steps, *values.shape[1:]).mean(dim=0)
+        return x
+    first = x[: x.batch_size // num_steps]
+    return first.replace_feature(x.features.unflatten(0, (num_steps, len(first))).mean(dim=0))
