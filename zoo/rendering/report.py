@@ -1,6 +1,6 @@
 """A report that is one HTML file: curves, pictures and tables inside it, nothing fetched from anywhere.
 
-A task that has something to show implements ``report_sections()``; see ``ReportsSections``.
+A task or callback that has something to show implements ``report_sections()``; see ``ReportsSections``.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class ReportSection:
 
 @runtime_checkable
 class ReportsSections(Protocol):
-    """What a task implements to show something of its own in the report, asked once after the test."""
+    """What a task or callback implements to show something of its own in the report, asked once after the test."""
 
     def report_sections(self) -> Sequence[ReportSection]:
         """The sections, in the order in which they are shown."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -46,14 +46,16 @@ def write_run_report(
     history: History,
     metrics: Mapping[str, float],
     task: LightningModule,
+    callbacks: Sequence[object] = (),
 ) -> None:
-    """Write ``report.html``: figures, curves, the task's own sections, configuration and environment."""
+    """Write ``report.html``: figures, curves, sections of the task and the callbacks, configuration, environment."""
     sections = [ReportSection("Result", tables=[Table(["metric", "value"], list(metrics.items()))])]
     curves = _curves(history)
     if curves:
         sections.append(ReportSection("Curves", charts=curves))
-    if isinstance(task, ReportsSections):
-        sections += task.report_sections()
+    for part in (task, *callbacks):
+        if isinstance(part, ReportsSections):
+            sections += part.report_sections()
     details = {"Configuration": OmegaConf.to_yaml(OmegaConf.create(dict(config))), "Environment": environment_text()}
     write_report(run.report, title=str(config.get("name", run.path.name)), sections=sections, details=details)
 

@@ -55,7 +55,9 @@ def run_session(cfg: DictConfig, *, overrides: Sequence[str] = ()) -> dict[str, 
         metrics = final_metrics(measured, trainer=trainer, fit_seconds=fit_seconds, seconds=seconds)
         if trainer.is_global_zero:
             run.write_metrics(metrics)
-            write_run_report(run, config=content, history=history, metrics=metrics, task=parts.task)
+            write_run_report(
+                run, config=content, history=history, metrics=metrics, task=parts.task, callbacks=callbacks
+            )
             log.info("report: %s", run.report)
     return metrics
 
