@@ -16,6 +16,7 @@ from zoo.ops.hash_encoding import HashGridLayout, grid_rows, hash_encode
 from zoo.ops.importance_sampling import importance_sampling, searchsorted, transform_stot
 from zoo.ops.interpolate import three_interpolate
 from zoo.ops.kernel_map import KernelMap, build_kernel_map, downsample
+from zoo.ops.map_conv import apply_kernel_map
 from zoo.ops.neighbors import (
     BallNeighbors,
     Neighbors,
@@ -33,7 +34,6 @@ from zoo.ops.segment_softmax import segment_softmax
 from zoo.ops.set_attention import set_attention
 from zoo.ops.set_partition import SetPartition, Windows, set_partition, window_partition
 from zoo.ops.sparse_conv import (
-    apply_kernel_map,
     sparse_conv,
     sparse_conv_transpose,
     sparse_inverse_conv,
@@ -42,6 +42,7 @@ from zoo.ops.sparse_conv import (
 from zoo.ops.sparse_pool import global_avg_pool, global_max_pool, sparse_avg_pool, sparse_max_pool
 from zoo.ops.sparse_tensor import SparseTensor, cat_channels, cat_samples
 from zoo.ops.spherical_harmonics import spherical_harmonics
+from zoo.ops.spike_conv import break_even_density, spike_conv
 from zoo.ops.volume_rendering import (
     accumulate_along_rays,
     render_transmittance_from_alpha,
@@ -84,6 +85,7 @@ __all__ = [
     "active_backend",
     "apply_kernel_map",
     "ball_query",
+    "break_even_density",
     "build_kernel_map",
     "build_maps",
     "cat_channels",
@@ -138,6 +140,7 @@ __all__ = [
     "sparse_max_pool",
     "sparse_to_open3d",
     "spherical_harmonics",
+    "spike_conv",
     "subm_conv",
     "three_interpolate",
     "transform_stot",

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import math
 from types import ModuleType
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from zoo.ops.backend import active_backend
-from zoo.ops.checks import FLOATING_OR_HALF, check_dtype, check_shape
-from zoo.ops.dispatch import define_op
+from zoo.ops.checks import check_shape
 from zoo.ops.kernel_map import (
     ConvGeometry,
     IntOrAxes,
     KernelMap,
     axes,
-    check_map,
     find_map,
     strided_grid,
     transposed_grid,
 )
-from zoo.ops.reference import sparse_conv as reference
+from zoo.ops.map_conv import check_channels, convolve_pairs
 from zoo.ops.sparse_tensor import SparseTensor
+from zoo.ops.spike_conv import convolve_spikes
 from zoo.ops.voxel_grid import VoxelGrid
 
 
 def subm_conv(
-    x: SparseTensor, weight: Tensor, bias: Tensor | None = None, *, dilation: IntOrAxes = 1, groups: int = 1
+    x: SparseTensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    dilation: IntOrAxes = 1,
+    groups: int = 1,
+    spikes: bool = False,
 ) -> SparseTensor:
     r"""Submanifold convolution: the output has exactly the sites of the input.
 
@@ -41,6 +43,7 @@ def subm_conv(
         bias: (C_out,).
         dilation: Cells between neighbouring kernel cells, one int or D.
         groups: Channel groups; ``groups = C_in`` is a depth-wise convolution.
+        spikes: Whether the features are spike counts, mostly zero: then `zoo.ops.spike_conv` does the work.
 
     Returns:
         Output (N, C_out) on ``x.grid``.
@@ -58,7 +61,7 @@ def subm_conv(
     if active_backend() == "spconv":
         return _vendor().subm_conv(x, weight, bias, dilation=dilation, groups=groups)
     geometry = ConvGeometry.submanifold(x.grid.ndim, kernel_size, dilation)
-    return _convolve(x, weight, bias, find_map(x.grid, x.grid, geometry), x.grid, groups)
+    return _convolve(x, weight, bias, find_map(x.grid, x.grid, geometry), x.grid, groups, spikes)
 
 
 def sparse_conv(
@@ -71,6 +74,7 @@ def sparse_conv(
     dilation: IntOrAxes = 1,
     groups: int = 1,
     out_grid: VoxelGrid | None = None,
+    spikes: bool = False,
 ) -> SparseTensor:
     r"""Sparse convolution: the output sites are all cells whose receptive field holds an input site, or ``out_grid``.
 
@@ -87,6 +91,7 @@ def sparse_conv(
         dilation: Cells between neighbouring kernel cells, one int or D.
         groups: Channel groups.
         out_grid: Sites to compute instead of all that are reached; those without inputs get the bias.
+        spikes: Whether the features are spike counts, mostly zero: then `zoo.ops.spike_conv` does the work.
 
     Returns:
         Output (M, C_out) on a new grid, or on ``out_grid``.
@@ -111,11 +116,11 @@ def sparse_conv(
         out_grid, kernel_map = strided_grid(x.grid, geometry)
     else:
         kernel_map = find_map(x.grid, out_grid, geometry)
-    return _convolve(x, weight, bias, kernel_map, out_grid, groups)
+    return _convolve(x, weight, bias, kernel_map, out_grid, groups, spikes)
 
 
 def sparse_inverse_conv(
-    x: SparseTensor, weight: Tensor, bias: Tensor | None = None, *, groups: int = 1
+    x: SparseTensor, weight: Tensor, bias: Tensor | None = None, *, groups: int = 1, spikes: bool = False
 ) -> SparseTensor:
     r"""Undo the site change of the strided layer that made ``x.grid``: its pairs, with input and output exchanged.
 
@@ -129,6 +134,7 @@ def sparse_inverse_conv(
         weight: (C_out, k_0, ..., C_in / groups), kernel size of the paired layer.
         bias: (C_out,).
         groups: Channel groups.
+        spikes: Whether the features are spike counts, mostly zero: then `zoo.ops.spike_conv` does the work.
 
     Returns:
         Output (N, C_out).
@@ -152,7 +158,7 @@ def sparse_inverse_conv(
             f"weight: found kernel size {kernel_size}, expected {kernel_map.kernel_size}, that of the layer which "
             "made the grid"
         )
-    return _convolve(x, weight, bias, kernel_map.swapped(), out_grid, groups)
+    return _convolve(x, weight, bias, kernel_map.swapped(), out_grid, groups, spikes)
 
 
 def sparse_conv_transpose(
@@ -219,44 +225,6 @@ def sparse_conv_transpose(
     return _convolve(x, weight, bias, kernel_map, out_grid, groups)
 
 
-def apply_kernel_map(
-    features: Tensor, weight: Tensor, kernel_map: KernelMap, num_out: int, *, groups: int = 1
-) -> Tensor:
-    """Convolution over a given kernel map: ``out[o] = sum over pairs (i, o) of offset k of W_k @ features[i]``.
-
-    Args:
-        features: (N, C_in), float32, float64, bfloat16 or float16.
-        weight: (C_out, k_0, ..., C_in / groups) or (C_out, K, C_in / groups), same dtype (or under autocast).
-        kernel_map: Pairs of rows of ``features`` and of the output.
-        num_out: Number of output rows M.
-        groups: Channel groups.
-
-    Returns:
-        (M, C_out). Half-precision values are accumulated in float32. Bitwise the same for any number of CPU threads.
-
-    Raises:
-        ValueError: Wrong shapes or dtypes.
-
-    Example:
-        >>> import torch
-        >>> from zoo.ops import build_kernel_map
-        >>> grid = VoxelGrid(torch.tensor([[0, 1], [0, 2]]), (4,), 1)
-        >>> kernel_map = build_kernel_map(grid, grid, 3, padding=1)
-        >>> apply_kernel_map(torch.tensor([[1.0], [2.0]]), torch.ones(1, 3, 1), kernel_map, 2).tolist()
-        [[3.0], [3.0]]
-    """
-    check_shape("features", features, ("N", "C_in"))
-    check_dtype("features", features, FLOATING_OR_HALF)
-    check_map(kernel_map)
-    _check_channels(features, weight, groups)
-    if math.prod(weight.shape[1:-1]) != kernel_map.volume:
-        raise ValueError(
-            f"weight: found {tuple(weight.shape)}, expected {kernel_map.volume} kernel cells as in kernel_map"
-        )
-    flat = weight.reshape(weight.shape[0], kernel_map.volume, weight.shape[-1])
-    return _sparse_conv(features, flat, kernel_map.pairs_in, kernel_map.pairs_out, kernel_map.offsets, num_out, groups)
-
-
 def check_weight(x: SparseTensor, weight: Tensor, groups: int) -> tuple[int, ...]:
     """Check a layer's weight against its input; return the kernel size."""
     if weight.dim() != x.grid.ndim + 2:
@@ -264,23 +232,8 @@ def check_weight(x: SparseTensor, weight: Tensor, groups: int) -> tuple[int, ...
             f"weight: found shape {tuple(weight.shape)}, expected (C_out, {x.grid.ndim} kernel axes, C_in / groups) "
             f"for spatial_shape {x.spatial_shape}"
         )
-    _check_channels(x.features, weight, groups)
+    check_channels(x.features, weight, groups)
     return tuple(weight.shape[1:-1])
-
-
-def _check_channels(features: Tensor, weight: Tensor, groups: int) -> None:
-    channels = features.shape[1]
-    if groups < 1 or channels % groups or weight.shape[0] % groups:
-        raise ValueError(
-            f"groups: found {groups}, expected a divisor of C_in = {channels} and C_out = {weight.shape[0]}"
-        )
-    if weight.shape[-1] * groups != channels:
-        raise ValueError(
-            f"weight: found shape {tuple(weight.shape)} (C_out, kernel, C_in / groups), expected {channels // groups} "
-            f"in the last axis for {channels} channels of features and groups = {groups}"
-        )
-    if weight.dtype != features.dtype and not _autocasts(features):
-        raise ValueError(f"weight: found dtype {weight.dtype}, expected {features.dtype}, the dtype of features")
 
 
 def _vendor() -> ModuleType:
@@ -289,60 +242,22 @@ def _vendor() -> ModuleType:
     return spconv
 
 
-def _autocasts(features: Tensor) -> bool:
-    kind = features.device.type
-    return kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind)
-
-
 def _convolve(
-    x: SparseTensor, weight: Tensor, bias: Tensor | None, kernel_map: KernelMap, out_grid: VoxelGrid, groups: int
+    x: SparseTensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    kernel_map: KernelMap,
+    out_grid: VoxelGrid,
+    groups: int,
+    spikes: bool = False,
 ) -> SparseTensor:
     flat = weight.reshape(weight.shape[0], kernel_map.volume, weight.shape[-1])
-    pairs = kernel_map.pairs_in, kernel_map.pairs_out, kernel_map.offsets
-    out = _sparse_conv(x.features, flat, *pairs, out_grid.coords.shape[0], groups)
+    num_out = out_grid.coords.shape[0]
+    if spikes and groups == 1:
+        out = convolve_spikes(x.features, flat, kernel_map, num_out, "auto")
+    else:
+        out = convolve_pairs(x.features, flat, kernel_map, num_out, groups)
     if bias is not None:
         check_shape("bias", bias, (weight.shape[0],))
         out = out + bias.to(out.dtype)
     return SparseTensor(out, out_grid)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    features, weight, pairs_in, pairs_out, offsets, _, ctx.groups = inputs
-    ctx.save_for_backward(features, weight, pairs_in, pairs_out, offsets)
-
-
-def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    features, weight, *pairs = ctx.saved_tensors
-    grad_out = grad_out.contiguous()
-    grad_features = grad_weight = None
-    if ctx.needs_input_grad[0]:
-        grad_features = _sparse_conv_dgrad(grad_out, weight, *pairs, features.shape[0], ctx.groups)
-    if ctx.needs_input_grad[1]:
-        grad_weight = _sparse_conv_wgrad(features, grad_out, *pairs, ctx.groups)
-    return grad_features, grad_weight, None, None, None, None, None
-
-
-def _fake_wgrad(
-    features: Tensor, grad_out: Tensor, pairs_in: Tensor, pairs_out: Tensor, offsets: Tensor, groups: int
-) -> Tensor:
-    return features.new_empty(grad_out.shape[1], offsets.shape[0] - 1, features.shape[1] // groups)
-
-
-_PAIRS = "Tensor pairs_in, Tensor pairs_out, Tensor offsets"
-_sparse_conv = define_op(
-    f"sparse_conv(Tensor features, Tensor weight, {_PAIRS}, SymInt num_out, int groups) -> Tensor",
-    reference=reference.sparse_conv,
-    fake=lambda features, weight, *rest: features.new_empty(rest[3], weight.shape[0]),
-    backward=(_setup_context, _backward),
-    autocast=("features", "weight"),
-)
-_sparse_conv_dgrad = define_op(
-    f"sparse_conv_dgrad(Tensor grad_out, Tensor weight, {_PAIRS}, SymInt num_in, int groups) -> Tensor",
-    reference=reference.sparse_conv_dgrad,
-    fake=lambda grad_out, weight, *rest: grad_out.new_empty(rest[3], weight.shape[2] * rest[4]),
-)
-_sparse_conv_wgrad = define_op(
-    f"sparse_conv_wgrad(Tensor features, Tensor grad_out, {_PAIRS}, int groups) -> Tensor",
-    reference=reference.sparse_conv_wgrad,
-    fake=_fake_wgrad,
-)

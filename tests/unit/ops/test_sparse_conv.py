@@ -28,7 +28,7 @@ from zoo.ops import (
 )
 from zoo.ops.dispatch import REFERENCES
 from zoo.ops.kernel_map import ConvGeometry, find_map, strided_grid, transposed_grid
-from zoo.ops.sparse_conv import _sparse_conv, _sparse_conv_dgrad, _sparse_conv_wgrad
+from zoo.ops.map_conv import _sparse_conv, _sparse_conv_dgrad, _sparse_conv_wgrad
 
 CHANNELS = [(1, 1, 1), (3, 5, 1), (16, 32, 1), (33, 70, 1), (64, 64, 1), (6, 6, 6), (8, 4, 4)]
 

@@ -2,18 +2,16 @@
 //
 // dgrad is the forward pass with pairs swapped and the weight transposed: both rows of a pair ascend inside the group
 // of an offset, so that no map needs reordering. Half-precision values are widened, and results are rounded once.
-#include "cpu/isa/sparse_conv.h"
+#include "cpu/sparse_conv.h"
 
 #include <algorithm>
 #include <numeric>
 
 #include "cpu/half_precision.h"
-#include "cpu/work_queue.h"
+#include "cpu/isa/sparse_conv.h"
 #include "runtime/isa.h"
-#include "runtime/op.h"
 
 ZOO_DECLARE_ISA(const conv::KernelTable&, sparse_conv_kernels, ())
-ZOO_DECLARE_ISA(bool, strictly_ascending, (const int32_t*, int64_t))
 
 namespace zoo {
 namespace {
@@ -21,8 +19,6 @@ namespace {
 using conv::ForwardArgs;
 using conv::PackArgs;
 using conv::WgradArgs;
-
-constexpr int64_t kTileElements = 1 << 16;  // sums of one tile: with the gathered rows they fill half of an L2 cache
 
 template <class T>
 const conv::Kernels<T>& kernels();
@@ -33,57 +29,6 @@ const conv::Kernels<float>& kernels<float>() {
 template <>
 const conv::Kernels<double>& kernels<double>() {
   return ZOO_CALL_ISA(sparse_conv_kernels)().float64;
-}
-
-// The pairs of a kernel map, checked: the kernels rely on both rows ascending inside the group of each offset.
-struct Pairs {
-  Tensor in, out, starts;
-  const int64_t* offsets;
-  int64_t num_offsets;
-
-  Pairs(const char* op, const Tensor& pairs_in, const Tensor& pairs_out, const Tensor& offsets_tensor, int64_t num_in,
-        int64_t num_out)
-      : in(packed(pairs_in)),
-        out(packed(pairs_out)),
-        starts(packed(offsets_tensor)),
-        offsets(cptr<int64_t>(starts)),
-        num_offsets(starts.numel() - 1) {
-    STD_TORCH_CHECK(in.numel() == out.numel(), op, ": pairs_in has ", in.numel(), " values, pairs_out ", out.numel());
-    STD_TORCH_CHECK(num_offsets >= 0 && offsets[0] == 0 && offsets[num_offsets] == in.numel(), op,
-                    ": offsets do not run from 0 to the number of pairs, ", in.numel());
-    for (int64_t k = 0; k < num_offsets; ++k) {
-      STD_TORCH_CHECK(offsets[k] <= offsets[k + 1], op, ": offsets descend at ", k);
-    }
-    check_ascending(op, "pairs_in", cptr<int32_t>(in), num_in);
-    check_ascending(op, "pairs_out", cptr<int32_t>(out), num_out);
-  }
-
-  void check_ascending(const char* op, const char* name, const int32_t* rows, int64_t limit) const {
-    std::atomic<int64_t> bad{-1};
-    torch::stable::parallel_for(0, num_offsets, 4, [&](int64_t begin, int64_t end) {
-      for (int64_t k = begin; k < end; ++k) {
-        const int64_t first = offsets[k], last = offsets[k + 1];
-        if (first == last) continue;
-        const bool inside = rows[first] >= 0 && rows[last - 1] < limit;
-        if (!inside || !ZOO_CALL_ISA(strictly_ascending)(rows + first, last - first)) bad = k;
-      }
-    });
-    STD_TORCH_CHECK(bad < 0, op, ": ", name, " of kernel offset ", bad.load(),
-                    " are not strictly ascending rows from 0 to ", limit - 1, "; build the map with build_kernel_map");
-  }
-};
-
-int64_t num_threads() {
-  return torch::stable::get_num_threads();
-}
-
-// Groups of units, several for each thread, so that a thread's start-up is paid seldom and the load still levels out.
-template <class Run>
-void for_each_range(int64_t units, const Run& make_run) {
-  const int64_t step = std::max<int64_t>(1, units / (num_threads() * 16));
-  for_each_unit((units + step - 1) / step, [&] {
-    return [run = make_run(), step, units](int64_t i) { run(i * step, std::min(units, (i + 1) * step)); };
-  });
 }
 
 // One channel in, one out: weights (C, K, 1) -> (K, C), the same for the gradient with respect to the input.
@@ -101,8 +46,7 @@ void depthwise(ForwardArgs& args, const T* weight) {
 // out[o] = sum over pairs (i, o) of offset k of W_k in[i], or with W_k transposed.
 template <class T>
 void gather_multiply(ForwardArgs args, const T* weight, bool transposed) {
-  const int64_t most = std::clamp<int64_t>(kTileElements / std::max(1, args.groups * args.cout), 64, 2048);
-  args.tile_rows = std::clamp<int64_t>(args.num_out / (4 * num_threads()), 32, most);
+  args.tile_rows = rows_of_tile(args.num_out, static_cast<int64_t>(args.groups) * args.cout);
   if (args.cin == 1 && args.cout == 1) return depthwise(args, weight);
   const conv::Kernels<T>& kernel = kernels<T>();
   PackArgs pack{weight, nullptr, args.num_offsets, args.groups, args.cout, args.cin, transposed};
@@ -119,6 +63,8 @@ void gather_multiply(ForwardArgs args, const T* weight, bool transposed) {
     };
   });
 }
+
+}  // namespace
 
 Tensor sparse_conv(const Tensor& features, const Tensor& weight, const Tensor& pairs_in, const Tensor& pairs_out,
                    const Tensor& offsets, int64_t num_out, int64_t groups) {
@@ -145,6 +91,8 @@ Tensor sparse_conv(const Tensor& features, const Tensor& weight, const Tensor& p
     return narrowed(out, features);
   });
 }
+
+namespace {
 
 Tensor sparse_conv_dgrad(const Tensor& grad_out, const Tensor& weight, const Tensor& pairs_in, const Tensor& pairs_out,
                          const Tensor& offsets, int64_t num_in, int64_t groups) {

@@ -267,10 +267,17 @@ Tensor sparse_conv_dgrad(const Tensor& grad_out, const Tensor& weight, const Ten
   return gather_multiply({"sparse_conv_dgrad", pairs_in, pairs_out, offsets, num_in}, grad_out, weight, groups, true);
 }
 
+// On a GPU zeros are not skipped: this is the dense convolution.
+Tensor spike_conv(const Tensor& features, const Tensor& weight, const Tensor& pairs_in, const Tensor& pairs_out,
+                  const Tensor& offsets, int64_t num_out, double /*break_even*/) {
+  return gather_multiply({"spike_conv", pairs_out, pairs_in, offsets, num_out}, features, weight, 1, false);
+}
+
 }  // namespace ZOO_TARGET
 }  // namespace zoo
 
 ZOO_LIBRARY(m) {
+  m.impl("spike_conv", TORCH_BOX(&zoo::spike_conv));
   m.impl("sparse_conv", TORCH_BOX(&zoo::sparse_conv));
   m.impl("sparse_conv_dgrad", TORCH_BOX(&zoo::sparse_conv_dgrad));
 }
