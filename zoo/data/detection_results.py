@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from zoo.data.boxes import Calibration, lidar_to_camera_boxes, observation_angle, project_boxes
 from zoo.data.detection import Detections
-from zoo.data.formats.kitti import TYPES, KittiLabels, write_labels
+from zoo.data.formats.kitti import KittiLabels, write_labels
 from zoo.files import atomic_path, write_json
 
 __all__ = ["STRAIGHT_AHEAD", "kitti_results", "write_detections_json", "write_kitti_results"]
@@ -70,14 +70,7 @@ def _on_picture(
 
 
 def write_kitti_results(path: Path | str, labels: KittiLabels) -> None:
-    """Write result lines with four decimals, all or nothing.
-
-    Raises:
-        ValueError: a class that KITTI does not have; its tools would stumble over it.
-    """
-    unknown = sorted(set(labels.names) - set(TYPES))
-    if unknown:
-        raise ValueError(f"labels: KITTI has no class {unknown[0]!r}, only {', '.join(TYPES)}")
+    """Write result lines with four decimals, all or nothing. KITTI's own tools know only KITTI's classes."""
     with atomic_path(path) as temporary:
         write_labels(temporary, labels, decimals=4)
 
