@@ -6,6 +6,8 @@ if __name__ != "zoo.ops":
     )
 
 from zoo.ops.backend import active_backend, set_backend, use_backend
+from zoo.ops.box_iou import boxes_aligned_iou, boxes_iou_3d, boxes_iou_bev, boxes_overlap_bev
+from zoo.ops.box_nms import nms_rotated, nms_rotated_per_class
 from zoo.ops.compositing import RenderedRays, render_rays
 from zoo.ops.devoxelize import devoxelize, voxels_to_points
 from zoo.ops.frequency_encoding import frequency_encode
@@ -13,6 +15,7 @@ from zoo.ops.grid_keys import sort_keys
 from zoo.ops.grid_pytree import build_maps, register
 from zoo.ops.grid_sample import GridSample, fnv_keys, grid_sample_points
 from zoo.ops.hash_encoding import HashGridLayout, grid_rows, hash_encode
+from zoo.ops.heatmap import draw_heatmap, gaussian_radius
 from zoo.ops.importance_sampling import importance_sampling, searchsorted, transform_stot
 from zoo.ops.interpolate import three_interpolate
 from zoo.ops.kernel_map import KernelMap, build_kernel_map, downsample
@@ -28,7 +31,9 @@ from zoo.ops.neighbors import (
 from zoo.ops.open3d_clouds import sparse_from_open3d, sparse_to_open3d
 from zoo.ops.packed import exclusive_prod, exclusive_sum, inclusive_prod, inclusive_sum, pack_info
 from zoo.ops.point_tree import PointTree
+from zoo.ops.points_in_boxes import points_in_boxes, points_in_boxes_mask
 from zoo.ops.rays import RaySamples, march_rays, ray_aabb_intersect
+from zoo.ops.scatter_to_bev import scatter_to_bev
 from zoo.ops.segment import segment_max, segment_mean, segment_min, segment_sum
 from zoo.ops.segment_softmax import segment_softmax
 from zoo.ops.set_attention import set_attention
@@ -85,6 +90,10 @@ __all__ = [
     "active_backend",
     "apply_kernel_map",
     "ball_query",
+    "boxes_aligned_iou",
+    "boxes_iou_3d",
+    "boxes_iou_bev",
+    "boxes_overlap_bev",
     "break_even_density",
     "build_kernel_map",
     "build_maps",
@@ -92,12 +101,14 @@ __all__ = [
     "cat_samples",
     "devoxelize",
     "downsample",
+    "draw_heatmap",
     "dynamic_voxelize",
     "exclusive_prod",
     "exclusive_sum",
     "fnv_keys",
     "frequency_encode",
     "furthest_point_sample",
+    "gaussian_radius",
     "global_avg_pool",
     "global_max_pool",
     "grid_rows",
@@ -109,7 +120,11 @@ __all__ = [
     "interpolate_features",
     "knn",
     "march_rays",
+    "nms_rotated",
+    "nms_rotated_per_class",
     "pack_info",
+    "points_in_boxes",
+    "points_in_boxes_mask",
     "points_to_sparse",
     "points_to_voxel_mean",
     "ray_aabb_intersect",
@@ -122,6 +137,7 @@ __all__ = [
     "render_weight_from_density",
     "render_weights_from_alpha",
     "render_weights_from_density",
+    "scatter_to_bev",
     "searchsorted",
     "segment_max",
     "segment_mean",
