@@ -1,21 +1,27 @@
-"""``tools/predict.py`` and ``zoo predict``: a trained model on your own files."""
+"""``tools/predict.py`` and ``zoo predict``: a trained model on your own files.
+
+What is predicted depends on the task that the model was trained for: each task has a module with a function
+``predict_files(cfg)``, which reads ``input``, writes into ``output`` and returns that folder.
+"""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig
 
-if TYPE_CHECKING:
-    from zoo.training.trained_field import TrainedField
-
-__all__ = ["main", "predict"]
+__all__ = ["PREDICTORS", "main", "predict"]
 
 log = logging.getLogger(__name__)
+
+PREDICTORS = {  # the task of a run, and the module that predicts with what it trained
+    "zoo.tasks.radiance_field.RadianceFieldTask": "zoo.training.predict_field",
+    "zoo.tasks.detection.DetectionTask": "zoo.training.predict_boxes",
+}
 
 
 @hydra.main(version_base="1.3", config_path="pkg://zoo.configs", config_name="predict")
@@ -37,54 +43,26 @@ def predict(cfg: DictConfig) -> Path:
     """
     import torch
 
-    from zoo.training.trained_field import open_trained_field
-
-    if cfg.input is None and cfg.mesh.file is None:
-        raise ValueError("input, mesh.file: nothing to do; give a camera path as input, or a mesh.file to write")
-    if cfg.film not in (None, "gif", "mp4"):
-        raise ValueError(f"film: found {cfg.film!r}, expected gif, mp4 or null")
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
-    trained = open_trained_field(
-        cfg.ckpt, output_dir=cfg.paths.output_dir, name=cfg.name, overrides=list(cfg.overrides)
-    )
-    folder = Path(cfg.output) if cfg.output else trained.folder / "predictions"
-    if cfg.input is not None:
-        _render_path(cfg, trained, folder)
-    if cfg.mesh.file is not None:
-        _write_surface(cfg, trained, folder)
+    module = importlib.import_module(_predictor(cfg))
+    folder: Path = module.predict_files(cfg)
     log.info("written: %s", folder)
     return folder
 
 
-def _render_path(cfg: DictConfig, trained: TrainedField, folder: Path) -> None:
-    from zoo.rendering.camera_renders import cameras_of_path, render_cameras
+def _predictor(cfg: DictConfig) -> str:
+    """The module for the task that the checkpoint was trained with; a file of weights alone is a pruned field's."""
+    from zoo.training.configuration import read_config
+    from zoo.training.run_folder import find_checkpoint
 
-    cameras = cameras_of_path(cfg.input, trained.views, trained.world_to_scene)
-    render_cameras(
-        trained.field,
-        trained.renderer,
-        cameras,
-        folder,
-        background=trained.background,
-        depth=cfg.depth,
-        film=cfg.film,
-        fps=cfg.fps,
-        rays_per_chunk=cfg.rays_per_chunk,
-    )
-
-
-def _write_surface(cfg: DictConfig, trained: TrainedField, folder: Path) -> None:
-    import torch
-
-    from zoo.rendering.mesh import extract_mesh, write_mesh
-
-    box = trained.field.aabb if cfg.mesh.box is None else torch.tensor([float(value) for value in cfg.mesh.box])
-    if box.shape != (6,):
-        raise ValueError(f"mesh.box: found {cfg.mesh.box}, expected xmin, ymin, zmin, xmax, ymax, zmax")
-    mesh = extract_mesh(trained.field, box, resolution=cfg.mesh.resolution, threshold=cfg.mesh.threshold)
-    path = write_mesh(mesh, folder / cfg.mesh.file)
-    log.info("%s: %d vertices, %d faces", path, len(mesh.vertices), len(mesh.faces))
+    if str(cfg.ckpt).endswith(".safetensors"):
+        return "zoo.training.predict_field"
+    path = find_checkpoint(cfg.ckpt, output_dir=cfg.paths.output_dir, name=cfg.name)
+    task = read_config(path).get("task", {}).get("_target_")
+    if task not in PREDICTORS:
+        raise ValueError(f"ckpt={cfg.ckpt}: was trained by {task}, which has no prediction on files yet")
+    return PREDICTORS[task]
 
 
 if __name__ == "__main__":

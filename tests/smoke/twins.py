@@ -15,6 +15,13 @@ SAMPLES: dict[str, tuple[str, ...]] = {  # what stands in for the data of a reci
         "data.generator.num_val=2",
         "data.generator.num_test=2",
     ),
+    "zoo.data.detection_data.DetectionData": (
+        "data.source.generator.num_train=2",
+        "data.source.generator.num_val=1",
+        "data.source.generator.num_test=1",
+        "data.source.generator.sensor.beams=24",
+        "data.source.generator.sensor.azimuth_steps=700",
+    ),
 }
 
 

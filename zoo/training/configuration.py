@@ -26,6 +26,7 @@ __all__ = [
     "load_run",
     "name_run",
     "plain",
+    "read_config",
     "use_ops",
     "walk_targets",
 ]
@@ -156,13 +157,7 @@ def load_run(checkpoint: str | Path, overrides: Sequence[str] = ()) -> tuple[Dic
     Raises:
         ValueError: The file is no checkpoint of this package, or an override names nothing.
     """
-    import torch
-
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict) or "config" not in content or "state_dict" not in content:
-        raise ValueError(
-            f"{checkpoint}: expected a checkpoint with 'config' and 'state_dict' as tools/train.py writes it"
-        )
+    content = _read_checkpoint(checkpoint)
     cfg = DictConfig(content["config"])
     _override(cfg, overrides)
     cfg.weights = None
@@ -171,6 +166,24 @@ def load_run(checkpoint: str | Path, overrides: Sequence[str] = ()) -> tuple[Dic
     parts.task.load_state_dict(content["state_dict"])
     parts.task.eval()
     return cfg, parts
+
+
+def read_config(checkpoint: str | Path) -> dict[str, Any]:
+    """The configuration of the run that wrote a checkpoint.
+
+    Raises:
+        ValueError: The file is no checkpoint of this package.
+    """
+    return _read_checkpoint(checkpoint)["config"]
+
+
+def _read_checkpoint(path: str | Path) -> dict[str, Any]:
+    import torch
+
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict) or "config" not in content or "state_dict" not in content:
+        raise ValueError(f"{path}: expected a checkpoint with 'config' and 'state_dict' as tools/train.py writes it")
+    return content
 
 
 def _override(cfg: DictConfig, overrides: Sequence[str]) -> None:

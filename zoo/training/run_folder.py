@@ -97,18 +97,25 @@ def is_secondary_process() -> bool:
     return any(os.environ.get(name, "0") not in ("", "0") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
 
 
-def find_checkpoint(ckpt: str, *, output_dir: str | Path, name: str) -> Path:
+def find_checkpoint(ckpt: str, *, output_dir: str | Path, name: str | None) -> Path:
     """The file that ``ckpt=`` means: ``last``, a run folder, or a checkpoint.
+
+    Args:
+        ckpt: What the user said.
+        output_dir: Where run folders stand.
+        name: The experiment whose newest run ``last`` means; None: of all experiments.
 
     Raises:
         FileNotFoundError: There is no such checkpoint; the message says where it was looked for.
     """
     if ckpt == "last":
-        parent = Path(output_dir) / name
-        found = [path for path in sorted(parent.glob(f"*/checkpoints/{LAST}")) if path.is_file()]
+        parent = Path(output_dir) / (name or "")
+        pattern = f"*/checkpoints/{LAST}" if name else f"*/*/checkpoints/{LAST}"
+        found = [path for path in sorted(parent.glob(pattern)) if path.is_file()]
         if not found:
+            whose = f" of {name!r}" if name else ""
             raise FileNotFoundError(
-                f"ckpt=last: no run of {name!r} below {parent} has written a checkpoint; start one without ckpt"
+                f"ckpt=last: no run{whose} below {parent} has written a checkpoint; start one without ckpt"
             )
         return max(found, key=lambda path: path.stat().st_mtime_ns)
     path = Path(ckpt)

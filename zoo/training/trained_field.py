@@ -18,7 +18,7 @@ from zoo.rendering.field_file import load_field
 from zoo.rendering.field_renderer import FieldRenderer
 from zoo.tasks.radiance_field import RadianceFieldTask
 from zoo.training.configuration import load_run
-from zoo.training.run_folder import LAST, find_checkpoint
+from zoo.training.run_folder import find_checkpoint
 
 __all__ = ["TrainedField", "open_trained_field"]
 
@@ -73,13 +73,7 @@ def open_trained_field(
     """
     if str(ckpt).endswith(".safetensors"):
         return _from_file(Path(ckpt))
-    if ckpt == "last" and name is None:
-        found = list(Path(output_dir).glob(f"*/*/checkpoints/{LAST}"))
-        if not found:
-            raise FileNotFoundError(f"ckpt=last: no run below {output_dir} has written a checkpoint; train one first")
-        path = max(found, key=lambda file: file.stat().st_mtime_ns)
-    else:
-        path = find_checkpoint(ckpt, output_dir=output_dir, name=name or "")
+    path = find_checkpoint(ckpt, output_dir=output_dir, name=name)
     _, parts = load_run(path, overrides)
     task, data = parts.task, parts.data
     if not isinstance(task, RadianceFieldTask) or not isinstance(data, RadianceFieldData):
