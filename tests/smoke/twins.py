@@ -6,6 +6,14 @@ from pathlib import Path
 
 from zoo.training.configuration import compose
 
+_STREETS = (
+    "data=synthetic_kitti",
+    "data.source.generator.num_train=2",
+    "data.source.generator.num_val=1",
+    "data.source.generator.num_test=1",
+    "data.source.generator.sensor.beams=24",
+    "data.source.generator.sensor.azimuth_steps=700",
+)
 SAMPLES: dict[str, tuple[str, ...]] = {  # what stands in for the data of a recipe, by the class that reads it
     "zoo.data.radiance_fields.RadianceFieldData": (
         "data=synthetic_scene",
@@ -15,12 +23,20 @@ SAMPLES: dict[str, tuple[str, ...]] = {  # what stands in for the data of a reci
         "data.generator.num_val=2",
         "data.generator.num_test=2",
     ),
-    "zoo.data.detection_data.DetectionData": (
-        "data.source.generator.num_train=2",
-        "data.source.generator.num_val=1",
-        "data.source.generator.num_test=1",
-        "data.source.generator.sensor.beams=24",
-        "data.source.generator.sensor.azimuth_steps=700",
+    "zoo.data.kitti_detection.KittiSource": _STREETS,
+    "zoo.data.waymo_detection.WaymoSource": (
+        *_STREETS,
+        "data.source.rename={Car:Vehicle}",
+        "data.source.extra_classes=[Sign]",
+        "data.point_dim=5",
+        "data.box_dim=9",
+    ),
+    "zoo.data.nuscenes_detection.NuScenesSource": (
+        *_STREETS,
+        "data.source.rename={Car:car,Truck:truck,Pedestrian:pedestrian,Cyclist:bicycle}",
+        "data.source.extra_classes=[construction_vehicle,bus,trailer,barrier,motorcycle,traffic_cone]",
+        "data.point_dim=5",
+        "data.box_dim=9",
     ),
 }
 
@@ -33,10 +49,16 @@ def twin(name: str, data_dir: Path, steps: int) -> tuple[str, ...]:
         data_dir: Where the generated samples go.
         steps: Of training; validation comes in the middle and at the end.
     """
-    reader = compose([f"experiment={name}"]).data._target_
+    data = compose([f"experiment={name}"]).data
+    if "source" in data:  # a detector keeps its classes and range, which its size depends on
+        reader = data.source._target_
+        kept = (f"data.class_names=[{','.join(data.class_names)}]", f"data.point_range={list(data.point_range)}")
+    else:
+        reader, kept = data._target_, ()
     return (
         f"experiment={name}",
         *SAMPLES[reader],
+        *kept,
         f"paths.data_dir={data_dir}",
         f"trainer.max_steps={steps}",
         f"trainer.val_check_interval={max(1, steps // 2)}",

@@ -116,6 +116,7 @@ class KittiSource(DetectionSource):
         in_view_only: see `KittiFrames`.
         planes: see `KittiFrames`.
         rename: other names for classes, so that recipes of other data sets run on KITTI's layout: ``{Car: Vehicle}``.
+        extra_classes: classes that such a recipe names and this data set never shows.
         generate: make the synthetic scenes of `zoo.data.lidar_writer` if ``root`` does not exist.
         generator: what to generate then; None: its defaults.
     """
@@ -128,6 +129,7 @@ class KittiSource(DetectionSource):
         in_view_only: bool = True,
         planes: bool = False,
         rename: Mapping[str, str] | None = None,
+        extra_classes: Sequence[str] = (),
         generate: bool = False,
         generator: KittiSettings | None = None,
     ) -> None:
@@ -137,7 +139,8 @@ class KittiSource(DetectionSource):
         unknown = sorted(set(self.rename) - set(KittiFrames.class_names))
         if unknown:
             raise ValueError(f"rename: no class {unknown[0]!r}, expected some of {', '.join(KittiFrames.class_names)}")
-        self.class_names = tuple(dict.fromkeys(self.rename.get(name, name) for name in KittiFrames.class_names))
+        shown = [self.rename.get(name, name) for name in KittiFrames.class_names]
+        self.class_names = tuple(dict.fromkeys([*shown, *extra_classes]))
 
     def open_split(self, name: str, on_bad_sample: OnBadSample = "error") -> DetectionFrames:
         """The frames that ``ImageSets/NAME.txt`` lists.

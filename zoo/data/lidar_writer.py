@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from zoo.data.lidar_objects import SPLITS, Split
 from zoo.data.lidar_scene import LidarFrame, make_drive, make_frame
 from zoo.data.lidar_sensor import Camera, LidarSensor
 from zoo.data.lidar_street import StreetSpec
+from zoo.data.progress import track
 
 SCHEMA = 1
 DESCRIPTION = "generated.json"
@@ -45,6 +47,9 @@ class KittiSettings:
     street: StreetSpec = field(default_factory=StreetSpec)
 
 
+_FrameJob = tuple[Path, str, KittiSettings, Split, int]  # folder, name, settings, split and number of a frame
+
+
 @dataclass(frozen=True, kw_only=True)
 class SemanticKittiSettings:
     """What `write_semantic_kitti` makes: sequence names and their numbers of sweeps, ``step`` metres apart."""
@@ -56,10 +61,18 @@ class SemanticKittiSettings:
     street: StreetSpec = field(default_factory=StreetSpec)
 
 
-def write_kitti(root: Path | str, settings: KittiSettings | None = None, *, overwrite: bool = False) -> None:
+def write_kitti(
+    root: Path | str, settings: KittiSettings | None = None, *, overwrite: bool = False, workers: int | None = None
+) -> None:
     """Write ``ImageSets``, ``training`` (train and val frames) and ``testing`` (with labels, unlike KITTI's).
 
-    The folder appears when it is complete.
+    The folder appears when it is complete. Its content does not depend on the number of workers.
+
+    Args:
+        root: of the set.
+        settings: what to make.
+        overwrite: replace a set that was made before.
+        workers: processes; None: one for each processor, but none for fewer than 16 frames.
 
     Raises:
         FileExistsError: the folder exists and may not be replaced.
@@ -67,17 +80,15 @@ def write_kitti(root: Path | str, settings: KittiSettings | None = None, *, over
     settings = settings or KittiSettings()
     counts = {"train": settings.num_train, "val": settings.num_val, "test": settings.num_test}
     with _Output(Path(root), "kitti", settings, overwrite) as output:
-        lists, number = {}, 0
+        lists: dict[str, list[str]] = {}
+        jobs: list[_FrameJob] = []
         for split in SPLITS:
             folder = output / ("testing" if split == "test" else "training")
             for name in ("velodyne", "image_2", "calib", "label_2"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
-            lists[split] = []
-            for index in range(counts[split]):
-                frame_id = f"{number:06d}"
-                _write_kitti_frame(folder, frame_id, _frame_of(settings, split, index), settings)
-                lists[split].append(frame_id)
-                number += 1
+            lists[split] = [f"{len(jobs) + index:06d}" for index in range(counts[split])]
+            jobs += [(folder, frame_id, settings, split, index) for index, frame_id in enumerate(lists[split])]
+        _do_jobs(jobs, workers)
         lists["trainval"] = lists["train"] + lists["val"]
         (output / "ImageSets").mkdir()
         for split, names in lists.items():
@@ -87,6 +98,19 @@ def write_kitti(root: Path | str, settings: KittiSettings | None = None, *, over
 def _frame_of(settings: KittiSettings, split: Split, index: int) -> LidarFrame:
     seed = settings.seed * 1_000_000 + index
     return make_frame(seed, split, sensor=settings.sensor, camera=settings.camera, spec=settings.street)
+
+
+def _do_jobs(jobs: list[_FrameJob], workers: int | None) -> None:
+    """Frames are functions of their number: any process may make any of them."""
+    used = (os.cpu_count() or 1) if workers is None and len(jobs) >= 16 else workers or 0
+    what = "generating frames"
+    if used < 2 or "fork" not in multiprocessing.get_all_start_methods():
+        for job in track(jobs, what, len(jobs)):
+            _make_kitti_frame(job)
+        return
+    with multiprocessing.get_context("fork").Pool(used) as pool:
+        for _ in track(pool.imap_unordered(_make_kitti_frame, jobs), what, len(jobs)):
+            pass
 
 
 def camera_calibration(camera: Camera) -> Calibration:
@@ -142,7 +166,9 @@ def _as_dont_care(labels: KittiLabels, rows: NDArray[np.bool_]) -> KittiLabels:
     )
 
 
-def _write_kitti_frame(folder: Path, frame_id: str, frame: LidarFrame, settings: KittiSettings) -> None:
+def _make_kitti_frame(job: _FrameJob) -> None:
+    folder, frame_id, settings, split, index = job
+    frame = _frame_of(settings, split, index)
     calibration = camera_calibration(settings.camera)
     assert frame.picture is not None
     write_velodyne(folder / "velodyne" / f"{frame_id}.bin", frame.sweep.points)

@@ -24,6 +24,7 @@ from zoo.data.detection_transforms import (
     ShufflePoints,
 )
 from zoo.data.kitti_detection import KittiSource, read_plane
+from zoo.data.lidar_writer import write_kitti
 from zoo.data.object_database import GroundTruthSampling
 
 AUGMENTATION = {
@@ -262,3 +263,11 @@ def test_data_module_prepares_the_database_once(tmp_path: Path) -> None:
 def test_classes_are_those_of_the_labels() -> None:
     data: DetectionData = kitti_data()
     assert data.class_names == CLASSES
+
+
+def test_generating_with_workers_changes_nothing(tmp_path: Path) -> None:
+    write_kitti(tmp_path / "kitti", SETTINGS, workers=2)
+    files = sorted(path.relative_to(small_kitti()) for path in small_kitti().rglob("*") if path.is_file())
+    assert len(files) > 20
+    for file in files:
+        assert (tmp_path / "kitti" / file).read_bytes() == (small_kitti() / file).read_bytes(), file
