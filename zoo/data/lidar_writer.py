@@ -87,7 +87,8 @@ def write_kitti(
             for name in ("velodyne", "image_2", "calib", "label_2"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
             lists[split] = [f"{len(jobs) + index:06d}" for index in range(counts[split])]
-            jobs += [(folder, frame_id, settings, split, index) for index, frame_id in enumerate(lists[split])]
+            for index, frame_id in enumerate(lists[split]):
+                jobs.append((folder, frame_id, settings, split, index))
         _do_jobs(jobs, workers)
         lists["trainval"] = lists["train"] + lists["val"]
         (output / "ImageSets").mkdir()
