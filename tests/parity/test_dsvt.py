@@ -10,6 +10,8 @@ import torch
 
 from tests.parity.cases import Case, assert_close, dispatch, find_cases
 from zoo.data.boxes import box_corners
+from zoo.data.formats.kitti import KittiLabels
+from zoo.metrics.kitti_ap import kitti_average_precision
 from zoo.ops import (
     boxes_aligned_iou,
     boxes_iou_3d,
@@ -19,6 +21,7 @@ from zoo.ops import (
     nms_rotated_per_class,
 )
 
+KITTI_FIELDS = ("name", "truncated", "occluded", "alpha", "bbox", "dimensions", "location", "rotation_y")
 IOU_ATOL = {torch.float64: 1e-6, torch.float32: 2e-4}
 
 
@@ -55,8 +58,52 @@ def keep_lists(case: Case) -> None:
         assert torch.equal(kept, case["output/nms_keep_classwise_upstream_rot90"])
 
 
-HANDLERS: dict[str, Callable[[Case], None]] = {"g": boxes_and_nms}
-LATER = "abcdefhk"  # kinds whose handlers are still to come; the suite holds all others
+def kitti_labels(case: Case, prefix: str) -> list[KittiLabels]:
+    """The frames of a case; dimensions are l, h, w there."""
+    names = case.config["name_index"]
+    fields = {key: case[f"input/{prefix}.{key}"].double().numpy() for key in KITTI_FIELDS}
+    score = case[f"input/{prefix}.score"].double().numpy() if f"input/{prefix}.score" in case else None
+    frames, start = [], 0
+    for count in case[f"input/{prefix}.count"].tolist():
+        rows = slice(start, start + count)
+        frames.append(
+            KittiLabels(
+                tuple(names[int(number)] for number in fields["name"][rows]),
+                fields["truncated"][rows],
+                fields["occluded"][rows].astype("int64"),
+                fields["alpha"][rows],
+                fields["bbox"][rows],
+                fields["dimensions"][rows][:, [1, 2, 0]],
+                fields["location"][rows],
+                fields["rotation_y"][rows],
+                None if score is None else score[rows],
+            )
+        )
+        start += count
+    return frames
+
+
+def kitti_precision(case: Case) -> None:
+    truth, found = kitti_labels(case, "gt"), kitti_labels(case, "dt")
+    atol = float(case.meta["tolerance"].split()[0])
+    figures = kitti_average_precision(truth, found)
+    for name, expected in case.meta["result"].items():
+        assert abs(figures[name] - expected) <= atol, f"{name}: {figures[name]}, expected {expected}"
+    kinds, classes = ("image", "bev", "3d"), ("Car", "Pedestrian", "Cyclist")
+    for number, table in enumerate(case.config["min_overlap_sets"]):  # [kind][class]
+        overlaps = {name: {kind: table[k][c] for k, kind in enumerate(kinds)} for c, name in enumerate(classes)}
+        figures = kitti_average_precision(truth, found, overlaps)
+        for ours, theirs in (("image", "bbox"), ("bev", "bev"), ("3d", "3d"), ("aos", "aos")):
+            for c, name in enumerate(classes):
+                for d, difficulty in enumerate(("easy", "moderate", "hard")):
+                    for points, suffix in (("R11", ""), ("R40", "_R40")):
+                        key = f"{name}_{ours}/{difficulty}_{points}"
+                        expected = float(case[f"output/AP_{theirs}{suffix}_f64"][c, d, number])
+                        assert abs(figures[key] - expected) <= atol, f"{key}: {figures[key]}, expected {expected}"
+
+
+HANDLERS: dict[str, Callable[[Case], None]] = {"g": boxes_and_nms, "k": kitti_precision}
+LATER = "abcdefh"  # kinds whose handlers are still to come; the suite holds all others
 
 
 @pytest.mark.parametrize("case", [case for case in find_cases("dsvt") if case.id is None or case.id[0] not in LATER])
