@@ -20,7 +20,9 @@ from zoo.data.detection_frames import (
     check_frame,
 )
 from zoo.data.formats.kitti import TYPES, KittiFrame, KittiObjects
+from zoo.data.formats.velodyne import read_velodyne
 from zoo.data.lidar_writer import KittiSettings, check_generated, write_kitti
+from zoo.data.openpcdet import read_kitti_infos
 
 __all__ = ["KittiFrames", "KittiSource", "labelled_frame", "read_plane"]
 
@@ -74,6 +76,7 @@ class KittiFrames(DetectionFrames):
         in_view_only: keep only points that fall on the picture, as nothing else is labelled.
         planes: read ``training/planes``, on which gt-sampling sets objects.
         rename: see `KittiSource`.
+        infos: frames, calibrations and labels that were read before; None: those of ``ImageSets`` and their files.
         on_bad_sample: see `zoo.data.formats.frame_files.FrameFiles`.
     """
 
@@ -87,10 +90,15 @@ class KittiFrames(DetectionFrames):
         in_view_only: bool = True,
         planes: bool = False,
         rename: Mapping[str, str] | None = None,
+        infos: Path | None = None,
         on_bad_sample: OnBadSample = "error",
     ) -> None:
         super().__init__(on_bad_sample)
         self.files = KittiObjects(root, split, in_view_only=in_view_only)
+        self.source, self.infos = infos, None
+        if infos is not None:
+            self.infos = {info.frame_id: info for info in read_kitti_infos(infos)}
+            self.files.frame_ids = list(self.infos)
         self.planes, self.rename = planes, dict(rename or {})
 
     @property
@@ -100,11 +108,22 @@ class KittiFrames(DetectionFrames):
 
     def read(self, number: int) -> DetectionFrame:
         """Read one frame."""
-        frame = self.files.read(number)
+        frame = self._read_files(number)
         folder, name = self.files.folder, frame.frame_id
         ground = read_plane(folder / "planes" / f"{name}.txt", frame.calibration) if self.planes else None
-        made = labelled_frame(frame, folder / "label_2" / f"{name}.txt", ground)
+        made = labelled_frame(frame, self.source or folder / "label_2" / f"{name}.txt", ground)
         return replace(made, names=tuple(self.rename.get(kind, kind) for kind in made.names))
+
+
+    def _read_files(self, number: int) -> KittiFrame:
+        if self.infos is None:
+            return self.files.read(number)
+        info = self.infos[self.files.frame_ids[number]]
+        points = read_velodyne(self.files.folder / "velodyne" / f"{info.frame_id}.bin")
+        image_path = self.files.folder / "image_2" / f"{info.frame_id}.png"
+        if self.files.in_view_only:
+            points = points[info.calibration.in_view(points, info.image_shape)]
+        return KittiFrame(info.frame_id, points, info.calibration, info.labels, image_path, info.image_shape)
 
 
 class KittiSource(DetectionSource):
@@ -115,6 +134,7 @@ class KittiSource(DetectionSource):
         splits: the files of ``ImageSets`` to train, watch and measure on; KITTI's own test split has no labels.
         in_view_only: see `KittiFrames`.
         planes: see `KittiFrames`.
+        infos: OpenPCDet's ``kitti_infos_SPLIT.pkl`` by split, relative to ``root``; None: the files of KITTI themselves.
         rename: other names for classes, so that recipes of other data sets run on KITTI's layout: ``{Car: Vehicle}``.
         extra_classes: classes that such a recipe names and this data set never shows.
         generate: make the synthetic scenes of `zoo.data.lidar_writer` if ``root`` does not exist.
@@ -128,6 +148,7 @@ class KittiSource(DetectionSource):
         splits: Mapping[str, str] | None = None,
         in_view_only: bool = True,
         planes: bool = False,
+        infos: Mapping[str, str] | None = None,
         rename: Mapping[str, str] | None = None,
         extra_classes: Sequence[str] = (),
         generate: bool = False,
@@ -135,7 +156,7 @@ class KittiSource(DetectionSource):
     ) -> None:
         super().__init__(root, splits or {"train": "train", "val": "val", "test": "val"})
         self.in_view_only, self.planes, self.rename = in_view_only, planes, dict(rename or {})
-        self.generate, self.generator = generate, generator
+        self.infos, self.generate, self.generator = dict(infos or {}), generate, generator
         unknown = sorted(set(self.rename) - set(KittiFrames.class_names))
         if unknown:
             raise ValueError(f"rename: no class {unknown[0]!r}, expected some of {', '.join(KittiFrames.class_names)}")
@@ -156,6 +177,7 @@ class KittiSource(DetectionSource):
             in_view_only=self.in_view_only,
             planes=self.planes,
             rename=self.rename,
+            infos=self.root / self.infos[name] if name in self.infos else None,
             on_bad_sample=on_bad_sample,
         )
 

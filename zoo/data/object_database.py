@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from zoo.data.bad_samples import SampleError
 from zoo.data.boxes import bev_overlap, points_in_boxes
 from zoo.data.detection_frames import DetectionFrames, DetectionSource, LabelledCloud
+from zoo.data.openpcdet import read_database_arrays
 from zoo.data.progress import track
 from zoo.data.schema import read_arrays, write_arrays
 
@@ -120,7 +121,8 @@ class GroundTruthSampling:
         counts: how many objects of a class a frame shall have; no more than the missing ones are planted.
         min_points: objects with fewer points are not used, by class.
         skip_ungraded: whether objects of difficulty -1 are left out.
-        path: of the database; None: ``zoo_objects_SPLIT.npz`` in the data set's folder.
+        path: of the database, or of a ``*_dbinfos_*.pkl`` of OpenPCDet; None: ``zoo_objects_SPLIT.npz`` in the data
+            set's folder.
         database: given directly, instead of a file.
     """
 
@@ -147,7 +149,7 @@ class GroundTruthSampling:
         split = source.splits["train"]
         if self.path is None:
             self.path = source.root / f"zoo_objects_{split}.npz"
-        if overwrite or not self.path.exists():
+        if self.path.suffix != ".pkl" and (overwrite or not self.path.exists()):
             database = build_database(source.open_split(split), list(self.counts))
             database.write(self.path)
             logger.info("%s: %d objects", self.path, len(database))
@@ -163,6 +165,8 @@ class GroundTruthSampling:
             return self._given
         if self.path is None:
             raise RuntimeError("call prepare(source) first")
+        if self.path.suffix == ".pkl":
+            return ObjectDatabase(**read_database_arrays(self.path, list(self.counts)))
         return ObjectDatabase.read(self.path)
 
     @cached_property
