@@ -53,7 +53,7 @@ class DetectionTask(LightningModule):
         self.model = model
         self.optimizer, self.scheduler = optimizer, scheduler
         self.class_names = tuple(class_names)
-        self.metrics = dict(metrics or {})
+        self.metrics = nn.ModuleDict(cast(Mapping[str, nn.Module], metrics or {}))  # so that devices are theirs too
         self.log_every, self.gallery = log_every, gallery
 
     def on_fit_start(self) -> None:
@@ -79,14 +79,17 @@ class DetectionTask(LightningModule):
     def _detector(self, method: str) -> Callable[[DetectionBatch], Any]:
         return cast(Callable[[DetectionBatch], Any], getattr(self.model, method))
 
+    def _measures(self) -> list[tuple[str, DetectionMetric]]:
+        return [(name, cast(DetectionMetric, metric)) for name, metric in self.metrics.items()]
+
     def _measure(self, batch: EvaluationBatch) -> list[Detections]:
         found: list[Detections] = self._detector("predict")(batch.batch)
-        for metric in self.metrics.values():
+        for _, metric in self._measures():
             metric.update(found, batch.frames)
         return found
 
     def _log_metrics(self, stage: str) -> None:
-        for name, metric in self.metrics.items():
+        for name, metric in self._measures():
             values = {
                 f"{stage}/{name}/{key}": torch.as_tensor(value).float() for key, value in metric.compute().items()
             }
