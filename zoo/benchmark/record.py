@@ -18,6 +18,7 @@ RESULTS = Path("docs/results")
 RESULTS_PAGE = Path("docs/benchmarks/results.md")
 MAX_THUMBNAIL_BYTES = 150_000
 MAX_PICTURES = 4
+MAX_CURVE_COLUMNS = 12
 _EMBEDDED = re.compile(r"data:image/(?:png|jpeg);base64,([A-Za-z0-9+/=]+)")
 
 
@@ -158,6 +159,8 @@ def _curve_lines(curve: list[dict[str, float]]) -> list[str]:
     if not curve:
         return []
     names = [name for name in curve[0] if name not in ("step", "seconds")]
+    if len(names) > MAX_CURVE_COLUMNS:  # benchmarks with dozens of figures: the record has them, a page has no room
+        return []
     lines = ["", "| step | seconds | " + " | ".join(names) + " |", "|---" * (2 + len(names)) + "|"]
     for row in curve:
         values = " | ".join(f"{row[name]:.4g}" if name in row else "" for name in names)
