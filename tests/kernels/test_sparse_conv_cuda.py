@@ -50,7 +50,7 @@ def test_channels_and_geometries(geometry, channels):
 
 def test_spikes_take_the_dense_kernel():
     features, weight, *pairs, num_out, _ = arguments(70, SUBMANIFOLD, (16, 32), 1, torch.float32)["sparse_conv"]
-    check({"spike_conv": (features.relu(), weight, *pairs, num_out, 1.0)})
+    check({"spike_conv": (features.relu(), weight, *pairs, num_out, 1.0, 0.0)})
 
 
 @pytest.mark.parametrize("channels", [(5, 18), (40, 36)])

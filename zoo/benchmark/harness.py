@@ -24,6 +24,7 @@ REPEATS = 9
 GROUPS: dict[str, tuple[str, ...]] = {
     "fields": ("zoo.benchmark.fields", "zoo.benchmark.rays"),
     "sparse": ("zoo.benchmark.sparse",),
+    "spike": ("zoo.benchmark.spike",),
 }
 
 

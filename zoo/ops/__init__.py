@@ -47,7 +47,7 @@ from zoo.ops.sparse_conv import (
 from zoo.ops.sparse_pool import global_avg_pool, global_max_pool, sparse_avg_pool, sparse_max_pool
 from zoo.ops.sparse_tensor import SparseTensor, cat_channels, cat_samples
 from zoo.ops.spherical_harmonics import spherical_harmonics
-from zoo.ops.spike_conv import break_even_density, spike_conv
+from zoo.ops.spike_conv import break_even_density, spike_conv, spike_linear
 from zoo.ops.volume_rendering import (
     accumulate_along_rays,
     render_transmittance_from_alpha,
@@ -157,6 +157,7 @@ __all__ = [
     "sparse_to_open3d",
     "spherical_harmonics",
     "spike_conv",
+    "spike_linear",
     "subm_conv",
     "three_interpolate",
     "transform_stot",

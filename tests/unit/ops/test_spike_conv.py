@@ -21,6 +21,7 @@ from zoo.ops import (
     sparse_conv,
     sparse_inverse_conv,
     spike_conv,
+    spike_linear,
     subm_conv,
 )
 from zoo.ops.dispatch import REFERENCES
@@ -56,7 +57,7 @@ def arguments(
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(widths[1], pairs.volume, widths[0], generator=generator, dtype=torch.float64).to(dtype)
     features = spikes(num_in, widths[0], density, dtype)
-    return features, weight, pairs.pairs_in, pairs.pairs_out, pairs.offsets, num_out, break_even
+    return features, weight, pairs.pairs_in, pairs.pairs_out, pairs.offsets, num_out, break_even, 0.0
 
 
 def assert_close(found: Tensor, expected: Tensor) -> None:
@@ -122,7 +123,7 @@ def test_density_decides() -> None:
         pytest.skip(native.reason())
     num_in, num_out, pairs = kernel_map("subm")
     weight = torch.randn(64, 27, 64, generator=torch.Generator().manual_seed(1))
-    limit = break_even_density(64, 64)
+    limit = break_even_density(64, 64, pairs.num_pairs / num_in)
     assert 0.2 < limit < 1
     for density, events in ((limit - 0.1, True), (limit + 0.1, False)):
         features = spikes(num_in, 64, density)
@@ -140,9 +141,28 @@ def test_density_decides() -> None:
 def test_break_even_density() -> None:
     assert break_even_density(16, 16) == 0
     assert break_even_density(0, 8) == 0
-    widths = [break_even_density(channels, channels) for channels in (32, 64, 128, 256)]
-    assert widths == sorted(widths)
-    assert all(0 < width < 1 for width in widths)
+    for channels in (32, 64, 128, 256):
+        assert 0.1 < break_even_density(channels, channels, 1.5) < break_even_density(channels, channels) < 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_linear(dtype: torch.dtype) -> None:
+    features = spikes(50, 70, 0.2, dtype).requires_grad_()
+    weight, bias = torch.randn(40, 70).to(dtype).requires_grad_(), torch.randn(40).to(dtype).requires_grad_()
+    found, expected = spike_linear(features, weight, bias), torch.nn.functional.linear(features, weight, bias)
+    assert_close(found.detach(), expected.detach())
+    grads = [torch.autograd.grad(out.sum(), (features, weight, bias)) for out in (found, expected)]
+    for value, wanted in zip(*grads, strict=True):
+        assert_close(value, wanted)
+    assert_close(spike_linear(features.detach(), weight).detach(), (expected - bias).detach())
+    assert spike_linear(features[:0], weight, bias).shape == (0, 40)
+
+
+def test_linear_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="expected 4 in the last axis"):
+        spike_linear(torch.zeros(2, 4), torch.zeros(3, 5))
+    with pytest.raises(ValueError, match="bias: found shape"):
+        spike_linear(torch.zeros(2, 4), torch.zeros(3, 4), torch.zeros(4))
 
 
 def test_layers_that_read_spikes() -> None:
@@ -222,7 +242,7 @@ def test_bad_arguments() -> None:
 def test_maps_that_would_read_or_write_outside_are_refused() -> None:
     if not native.settle():
         pytest.skip(native.reason())
-    features, weight, pairs_in, pairs_out, offsets, num_out, _ = arguments("subm", (8, 16), 0.2)
+    features, weight, pairs_in, pairs_out, offsets, num_out, *_ = arguments("subm", (8, 16), 0.2)
     last = torch.tensor([len(pairs_in) - 1])
     for broken in (
         (pairs_in.index_fill(0, last, len(features)), pairs_out, offsets),
@@ -230,7 +250,7 @@ def test_maps_that_would_read_or_write_outside_are_refused() -> None:
         (pairs_in, pairs_out, offsets + 1),
     ):
         with pytest.raises(RuntimeError, match=r"spike_conv: (pairs_in|pairs_out|offsets)"):
-            native_op("spike_conv")(features, weight, *broken, num_out, ALWAYS)
+            native_op("spike_conv")(features, weight, *broken, num_out, ALWAYS, 0.0)
 
 
 SCRIPT = """

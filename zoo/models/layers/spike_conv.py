@@ -67,7 +67,8 @@ class SpikeSubMConv3d(SpikeSparseConvolution, SubMConv3d):
 
     def convolve(self, x: SparseTensor, bias: Tensor | None) -> SparseTensor:
         """See `zoo.ops.subm_conv`."""
-        return subm_conv(x, self.weight, bias, dilation=self.dilation, groups=self.groups)
+        spikes = self.max_count is not None
+        return subm_conv(x, self.weight, bias, dilation=self.dilation, groups=self.groups, spikes=spikes)
 
 
 class SpikeConv3d(SpikeSparseConvolution, SparseConv3d):
@@ -88,7 +89,8 @@ class SpikeConv3d(SpikeSparseConvolution, SparseConv3d):
 
     def convolve(self, x: SparseTensor, bias: Tensor | None) -> SparseTensor:
         """See `zoo.ops.sparse_conv`."""
-        return sparse_conv(x, self.weight, bias, stride=self.stride, padding=self.padding)
+        spikes = self.max_count is not None
+        return sparse_conv(x, self.weight, bias, stride=self.stride, padding=self.padding, spikes=spikes)
 
 
 class SpikeInverseConv3d(SpikeSparseConvolution, SparseInverseConv3d):
@@ -100,7 +102,7 @@ class SpikeInverseConv3d(SpikeSparseConvolution, SparseInverseConv3d):
 
     def convolve(self, x: SparseTensor, bias: Tensor | None) -> SparseTensor:
         """See `zoo.ops.sparse_inverse_conv`."""
-        return sparse_inverse_conv(x, self.weight, bias)
+        return sparse_inverse_conv(x, self.weight, bias, spikes=self.max_count is not None)
 
 
 class SpikeVoxelCoding(SparseSequential):

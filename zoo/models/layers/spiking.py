@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.models.layers.surrogates import SURROGATES, SurrogateKind, spike_counts, spike_step
+from zoo.ops import spike_linear
 from zoo.ops.checks import check_option
 
 __all__ = [
@@ -298,7 +299,8 @@ class SpikeLinear(nn.Linear, SpikeLayer):
     def forward(self, input: Tensor) -> Tensor:
         """Weigh the counts, or in binary mode add the weights of each slot."""
         if not self.binary:
-            return super().forward(input)
+            spikes = self.max_count is not None and input.dim() == 2
+            return spike_linear(input, self.weight, self.bias) if spikes else super().forward(input)
         total = _sum(F.linear(slot, self.weight) for slot in self.slots(input))
         return total if self.bias is None else total + self.bias
 

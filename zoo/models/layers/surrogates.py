@@ -82,11 +82,8 @@ class _Counts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, max_count: int, half_up: bool) -> Tensor:
-        if half_up:
-            ctx.save_for_backward((u > 0) & (u < max_count))
-            return u.clamp(0, max_count).add_(0.5).floor_()
-        ctx.save_for_backward((u >= 0) & (u <= max_count))
-        return u.clamp(0, max_count).round_()
+        ctx.save_for_backward((u > 0) & (u < max_count) if half_up else (u >= 0) & (u <= max_count))
+        return _rounded(u, max_count, half_up)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
@@ -130,4 +127,11 @@ def spike_counts(u: Tensor, max_count: int, *, half_up: bool) -> Tensor:
         >>> spike_counts(u, 4, half_up=True).tolist(), spike_counts(u, 4, half_up=False).tolist()
         ([0.0, 1.0, 3.0, 4.0], [0.0, 0.0, 2.0, 4.0])
     """
+    if not (u.requires_grad and torch.is_grad_enabled()):
+        return _rounded(u, max_count, half_up)
     return _Counts.apply(u, max_count, half_up)  # type: ignore[return-value]
+
+
+def _rounded(u: Tensor, max_count: int, half_up: bool) -> Tensor:
+    clamped = u.clamp(0, max_count)
+    return clamped.add_(0.5).floor_() if half_up else clamped.round_()

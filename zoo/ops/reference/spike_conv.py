@@ -15,6 +15,7 @@ def spike_conv(
     offsets: Tensor,
     num_out: int,
     break_even: float,
+    row_cost: float,
 ) -> Tensor:
-    """``out[o] = sum over the pairs (i, o) of k of weight[:, k] @ features[i]``, whatever ``break_even`` is."""
+    """``out[o] = sum over the pairs (i, o) of k of weight[:, k] @ features[i]``, however dense they are."""
     return sparse_conv.sparse_conv(features, weight, pairs_in, pairs_out, offsets, num_out, 1)

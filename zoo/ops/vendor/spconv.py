@@ -188,7 +188,7 @@ def _apply(
     else:
         arguments = (features.contiguous(), weight.contiguous(), book, out_grid.num_sites, mode)
         out: Tensor = _SpconvFunction.apply(*arguments)  # type: ignore[assignment]
-        out = out if mode == "inverse" else out[book.order]
+        out = out[book.order] if mode == "conv" else out  # the other modes write rows that are ours already
     return SparseTensor(out if bias is None else out + bias.to(out.dtype), out_grid)
 
 

@@ -51,8 +51,9 @@ void accumulate(conv::EventConvArgs& args, const T* weight) {
   });
 }
 
+// Events are multiplied where their share is at most break_even - row_cost / (pairs of a feature row).
 Tensor spike_conv(const Tensor& features, const Tensor& weight, const Tensor& pairs_in, const Tensor& pairs_out,
-                  const Tensor& offsets, int64_t num_out, double break_even) {
+                  const Tensor& offsets, int64_t num_out, double break_even, double row_cost) {
   const Tensor x = widened(features), w = widened(weight);
   const int64_t rows = x.size(0), cin = w.size(2), cout = w.size(0);
   STD_TORCH_CHECK(w.size(1) == offsets.numel() - 1 && x.size(1) == cin,
@@ -62,8 +63,10 @@ Tensor spike_conv(const Tensor& features, const Tensor& weight, const Tensor& pa
     Scratch<int64_t> starts(rows + 1);
     conv::EventConvArgs args{};
     args.events = {cptr<T>(x), starts.get(), nullptr, nullptr, static_cast<int32_t>(cin)};
-    const bool possible = cin < kMostChannels && break_even > 0;
-    const double most = possible ? break_even * static_cast<double>(rows) * static_cast<double>(cin) : -1;
+    const int64_t num_pairs = std::max<int64_t>(1, pairs_in.numel());
+    const double density = break_even - row_cost * static_cast<double>(rows) / static_cast<double>(num_pairs);
+    const bool possible = cin < kMostChannels && density > 0;
+    const double most = possible ? density * static_cast<double>(rows) * static_cast<double>(cin) : -1;
     if (!possible || static_cast<double>(count_events<T>(args.events, static_cast<int32_t>(cout), rows)) > most) {
       return sparse_conv(features, weight, pairs_in, pairs_out, offsets, num_out, 1);
     }

@@ -269,7 +269,7 @@ Tensor sparse_conv_dgrad(const Tensor& grad_out, const Tensor& weight, const Ten
 
 // On a GPU zeros are not skipped: this is the dense convolution.
 Tensor spike_conv(const Tensor& features, const Tensor& weight, const Tensor& pairs_in, const Tensor& pairs_out,
-                  const Tensor& offsets, int64_t num_out, double /*break_even*/) {
+                  const Tensor& offsets, int64_t num_out, double /*break_even*/, double /*row_cost*/) {
   return gather_multiply({"spike_conv", pairs_out, pairs_in, offsets, num_out}, features, weight, 1, false);
 }
 

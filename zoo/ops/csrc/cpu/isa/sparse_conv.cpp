@@ -20,6 +20,7 @@ using zoo::conv::PackArgs;
 using zoo::conv::WgradArgs;
 
 constexpr int kMaxVectors = kRegisters == 32 ? 4 : 2;  // vectors of channels in one register block
+constexpr int kPackLine = 16;                          // reduced channels that are packed at once
 constexpr int kChunk = 64;                             // pairs summed in registers by wgrad
 
 // Rows of a register block that is V vectors wide; what is left of the registers holds weights and broadcasts.
@@ -60,11 +61,15 @@ void pack_weight(const PackArgs& a, int64_t begin, int64_t end) {
       for (int b = 0; b < blocks.blocks; ++b) {
         const int first = blocks.start(b) * kLanes, width = blocks.size(b) * kLanes;
         T* block = packed + static_cast<int64_t>(first) * reduced;
-        for (int c = 0; c < width; ++c) {
-          const bool real = first + c < kept;
-          const T* source = w + (first + c) * kept_stride;
-          for (int i = 0; i < reduced; ++i)
-            block[static_cast<int64_t>(i) * width + c] = real ? source[i * reduced_stride] : T(0);
+        // A line of every source row at a time, so that the lines written to stay in the nearest cache.
+        for (int from = 0; from < reduced; from += kPackLine) {
+          const int to = static_cast<int>(smaller(from + kPackLine, reduced));
+          for (int c = 0; c < width; ++c) {
+            const bool real = first + c < kept;
+            const T* source = w + (first + c) * kept_stride;
+            for (int i = from; i < to; ++i)
+              block[static_cast<int64_t>(i) * width + c] = real ? source[i * reduced_stride] : T(0);
+          }
         }
       }
     }

@@ -15,6 +15,7 @@ using zoo::conv::EventConvArgs;
 using zoo::conv::PackArgs;
 
 constexpr int kMaxVectors = 8;  // vectors of output channels in one register block
+constexpr int kPackLine = 16;   // input channels that are packed at once
 constexpr int kAhead = 8;       // pairs whose events are asked for before their turn
 
 // Events of a row that are added at once, to as many sums as are needed to keep the multiply-add units busy; lists are
@@ -119,10 +120,14 @@ void pack_weight(const PackArgs& a, int64_t begin, int64_t end) {
       const int first = blocks.start(b) * kLanes, width = blocks.size(b) * kLanes;
       T* block = packed + static_cast<int64_t>(first) * (a.cols + 1);
       __builtin_memset(block + static_cast<int64_t>(a.cols) * width, 0, sizeof(T) * width);
-      for (int c = 0; c < width; ++c) {
-        const bool real = first + c < a.rows;
-        const T* source = w + (first + c) * row_stride;
-        for (int i = 0; i < a.cols; ++i) block[static_cast<int64_t>(i) * width + c] = real ? source[i] : T(0);
+      // A line of every source row at a time, so that the lines written to stay in the nearest cache.
+      for (int from = 0; from < a.cols; from += kPackLine) {
+        const int to = static_cast<int>(smaller(from + kPackLine, a.cols));
+        for (int c = 0; c < width; ++c) {
+          const bool real = first + c < a.rows;
+          const T* source = w + (first + c) * row_stride;
+          for (int i = from; i < to; ++i) block[static_cast<int64_t>(i) * width + c] = real ? source[i] : T(0);
+        }
       }
     }
   }
