@@ -13,9 +13,12 @@ from zoo.data.detection import Detections
 from zoo.data.detection_frames import DetectionFrame
 from zoo.data.detection_results import kitti_results
 from zoo.data.formats.kitti import TYPES, KittiLabels
+from zoo.metrics.gathered_rows import split_rows
 from zoo.metrics.kitti_matching import DIFFICULTIES, KINDS, KittiEvaluation, PrecisionCurve
 
 __all__ = ["LOOSE", "STRICT", "KittiAP", "kitti_average_precision"]
+
+_COLUMNS = 16  # of an object as a row of numbers
 
 Overlaps = Mapping[str, Mapping[str, float]]
 
@@ -132,21 +135,14 @@ class KittiAP(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """Percent by name."""
-        truth = _from_rows(_joined(self.truth), _joined(self.truth_counts))
-        found = _from_rows(_joined(self.found), _joined(self.found_counts))
+        truth = _from_rows(split_rows(self.truth, self.truth_counts, _COLUMNS))
+        found = _from_rows(split_rows(self.found, self.found_counts, _COLUMNS))
         chosen = [name for name in STRICT if name in self.class_names]
         figures = kitti_average_precision(truth, found, {name: STRICT[name] for name in chosen})
         if self.loose:
             loose = kitti_average_precision(truth, found, {name: LOOSE[name] for name in chosen})
             figures |= {f"loose/{name}": value for name, value in loose.items()}
         return {name: torch.tensor(value, dtype=torch.float32) for name, value in figures.items()}
-
-
-def _joined(state: list[Tensor] | Tensor) -> Tensor:
-    """A state as one tensor, gathered from other processes or not."""
-    if isinstance(state, Tensor):
-        return state
-    return torch.cat(state) if state else torch.zeros(0, 16)
 
 
 def _to_rows(labels: KittiLabels) -> Tensor:
@@ -159,9 +155,9 @@ def _to_rows(labels: KittiLabels) -> Tensor:
     return torch.from_numpy(np.concatenate(columns, axis=1).astype(np.float64))
 
 
-def _from_rows(rows: Tensor, counts: Tensor) -> list[KittiLabels]:
+def _from_rows(parts: list[Tensor]) -> list[KittiLabels]:
     frames = []
-    for part in torch.split(rows.cpu(), counts.long().tolist()):
+    for part in parts:
         values = part.numpy()
         frames.append(
             KittiLabels(

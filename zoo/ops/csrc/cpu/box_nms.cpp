@@ -9,7 +9,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "kernels/box_iou.h"
+#include "kernels/box_overlap.h"
 
 namespace zoo {
 namespace {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels/box_iou.h"
+#include "kernels/box_overlap.h"
 
 namespace zoo {
 inline namespace ZOO_TARGET {
