@@ -48,9 +48,11 @@ class Fade:
 class _TrainBatches:
     """The batch of a step: a function of (seed, step, rank) and the files."""
 
-    def __init__(self, data: DetectionData, frames: DetectionFrames, rank: int, world_size: int) -> None:
+    def __init__(
+        self, data: DetectionData, frames: DetectionFrames, rank: int, world_size: int, accumulated: int
+    ) -> None:
         self.data, self.frames = data, frames
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.accumulated = rank, world_size, accumulated
 
     def __call__(self, step: int) -> DetectionBatch:
         size = self.data.batch_size
@@ -65,7 +67,8 @@ class _TrainBatches:
             if redraw:
                 index = shuffled_indices(len(self.frames), draw, 1, self.data.seed + redraw)[0]
             frame = self.frames[index]
-            cloud = self.data.augmented(frame, step, (draw, redraw))
+            fading = step // self.accumulated >= self.data.max_steps - self.data.fade.last_steps
+            cloud = self.data.augmented(frame, step, (draw, redraw), fading=fading)
             if len(cloud.points) and len(cloud.boxes):
                 break
         assert cloud is not None
@@ -231,9 +234,17 @@ class DetectionData(LightningDataModule):
         """The frame with its wanted classes and columns, nothing moved."""
         return LabelledCloud.of(frame, self.class_names, point_dim=self.point_dim, box_dim=self.box_dim)
 
-    def augmented(self, frame: DetectionFrame, step: int, draw: tuple[int, int] = (0, 0)) -> LabelledCloud:
-        """The frame as training sees it in a step."""
-        fading = step >= self.max_steps - self.fade.last_steps
+    def augmented(
+        self, frame: DetectionFrame, step: int, draw: tuple[int, int] = (0, 0), *, fading: bool = False
+    ) -> LabelledCloud:
+        """The frame as training sees it.
+
+        Args:
+            frame: as it was read.
+            step: batches before this one.
+            draw: number of the sample in the run, and how often it was drawn anew.
+            fading: whether the transforms that end before training does are left out.
+        """
         without = self.fade.names if fading else ()
         return apply_transforms(self.train_transforms, self.cloud(frame), (self.seed, step, *draw), without)
 
@@ -248,9 +259,9 @@ class DetectionData(LightningDataModule):
         """Batches of the steps that are left."""
         trainer: Any = self.trainer
         rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-        steps = self.max_steps * (1 if trainer is None else trainer.accumulate_grad_batches)
-        batches = _TrainBatches(self, self.frames("train"), rank, world_size)
-        return StepLoader(steps, self._first_step, self.num_workers, batches)
+        accumulated = 1 if trainer is None else trainer.accumulate_grad_batches  # batches of an optimizer step
+        batches = _TrainBatches(self, self.frames("train"), rank, world_size, accumulated)
+        return StepLoader(self.max_steps * accumulated, self._first_step, self.num_workers, batches)
 
     def _evaluation_loader(self, split: Split) -> DataLoader[Any]:
         samples = _EvaluationSamples(self, self.frames(split))

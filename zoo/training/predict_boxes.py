@@ -78,7 +78,7 @@ def read_cloud_frame(path: Path, data: DetectionData) -> DetectionFrame:
     if view is not None and getattr(data.source, "in_view_only", False):
         points = points[view.calibration.in_view(points, view.shape)]
     nothing = np.zeros(0, dtype=np.int64)
-    name = path.name.split(".")[0]
+    name = path.stem.removesuffix(".pcd")
     return DetectionFrame(name, points, np.zeros((0, data.box_dim or 7)), (), nothing, nothing, view)
 
 
