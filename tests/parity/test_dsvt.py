@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from tests.parity import dsvt_network, dsvt_transfusion
 from tests.parity.cases import Case, assert_close, dispatch, find_cases
 from zoo.data.boxes import box_corners
 from zoo.data.formats.kitti import KittiLabels
@@ -102,10 +103,14 @@ def kitti_precision(case: Case) -> None:
                         assert abs(figures[key] - expected) <= atol, f"{key}: {figures[key]}, expected {expected}"
 
 
-HANDLERS: dict[str, Callable[[Case], None]] = {"g": boxes_and_nms, "k": kitti_precision}
-LATER = "abcdefh"  # kinds whose handlers are still to come; the suite holds all others
+HANDLERS: dict[str, Callable[[Case], None]] = {
+    "g": boxes_and_nms,
+    "k": kitti_precision,
+    **dsvt_network.HANDLERS,  # of zoo.models.dsvt
+    **dsvt_transfusion.HANDLERS,
+}
 
 
-@pytest.mark.parametrize("case", [case for case in find_cases("dsvt") if case.id is None or case.id[0] not in LATER])
+@pytest.mark.parametrize("case", find_cases("dsvt"))
 def test_golden(case):
     dispatch(case, HANDLERS)

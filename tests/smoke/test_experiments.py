@@ -12,7 +12,10 @@ from tests.smoke.runs import checkpoint, differences, newest_run, train_and_sign
 from tests.smoke.twins import twin
 from zoo.registry import list_experiments
 
-SYSTEMS = ["hollownerf_quickstart"]  # one experiment for each system: by the real command line, and interrupted
+SYSTEMS = [
+    "hollownerf_quickstart",
+    "dsvt_street",
+]  # one experiment for each system: by the real command line, and interrupted
 OTHERS = [name for name in list_experiments() if name not in SYSTEMS]
 
 

@@ -28,6 +28,7 @@ SAMPLES: dict[str, tuple[str, ...]] = {  # what stands in for the data of a reci
         *_STREETS,
         "data.source.rename={Car:Vehicle}",
         "data.source.extra_classes=[Sign]",
+        "data.fade.names=[gt_sampling]",
         "data.point_dim=5",
         "data.box_dim=9",
     ),
@@ -37,6 +38,15 @@ SAMPLES: dict[str, tuple[str, ...]] = {  # what stands in for the data of a reci
         "data.source.extra_classes=[construction_vehicle,bus,trailer,barrier,motorcycle,traffic_cone]",
         "data.point_dim=5",
         "data.box_dim=9",
+    ),
+}
+MODELS: dict[str, tuple[str, ...]] = {  # what makes full-size networks small enough for a test, by their class
+    "zoo.models.dsvt.DSVT": (
+        "model.bev_blocks=[0,0,0]",
+        "model.bev_strides=[4,1,1]",
+        "model.bev_channels=[8,8,8]",
+        "model.bev_up_strides=[1,1,1]",
+        "model.bev_up_channels=[8,8,8]",
     ),
 }
 
@@ -49,20 +59,28 @@ def twin(name: str, data_dir: Path, steps: int) -> tuple[str, ...]:
         data_dir: Where the generated samples go.
         steps: Of training; validation comes in the middle and at the end.
     """
-    data = compose([f"experiment={name}"]).data
+    recipe = compose([f"experiment={name}"])
+    data = recipe.data
     if "source" in data:  # a detector keeps its classes and range, which its size depends on
         reader = data.source._target_
-        kept = (f"data.class_names=[{','.join(data.class_names)}]", f"data.point_range={list(data.point_range)}")
+        kept = (
+            f"data.class_names=[{','.join(data.class_names)}]",
+            f"data.point_range={list(data.point_range)}",
+            "data.batch_size=1",
+        )
     else:
         reader, kept = data._target_, ()
     return (
         f"experiment={name}",
         *SAMPLES[reader],
         *kept,
+        *MODELS.get(recipe.model._target_, ()),
         f"paths.data_dir={data_dir}",
         f"trainer.max_steps={steps}",
         f"trainer.val_check_interval={max(1, steps // 2)}",
         "trainer.check_val_every_n_epoch=null",
         "trainer.accelerator=cpu",
+        "trainer.strategy=auto",
+        "trainer.devices=1",
         "threads=1",
     )

@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from zoo.ops import checks
+from zoo.ops.dispatch import define_op
+from zoo.ops.reference import set_attention as reference
+from zoo.ops.reference.set_attention import padded_set_attention
 from zoo.ops.set_partition import SetPartition
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    query, key, value, slots, repeated, order, offsets, ctx.num_heads = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(query, key, value, *output, slots, repeated, order, offsets)
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return *_set_attention_backward(grad, *ctx.saved_tensors, ctx.num_heads), None, None, None, None, None
+
+
+_set_attention = define_op(
+    "set_attention(Tensor query, Tensor key, Tensor value, Tensor slots, Tensor repeated, Tensor order, "
+    "Tensor offsets, int num_heads) -> (Tensor out, Tensor logsumexp)",
+    reference=reference.set_attention,
+    fake=lambda query, key, value, slots, repeated, order, offsets, num_heads: (
+        query.new_empty(query.shape),
+        query.new_empty(query.shape[0], num_heads),
+    ),
+    backward=(_setup, _backward),
+    autocast="float32",
+)
+_set_attention_backward = define_op(
+    "set_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor output, Tensor logsumexp, "
+    "Tensor slots, Tensor repeated, Tensor order, Tensor offsets, int num_heads) -> (Tensor, Tensor, Tensor)",
+    reference=reference.set_attention_backward,
+    fake=lambda grad, query, *others: tuple(query.new_empty(query.shape) for _ in range(3)),
+)
 
 
 def set_attention(
@@ -17,8 +50,9 @@ def set_attention(
 
     .. math:: o_i = \sum_{j \in \text{set}(i)} \mathrm{softmax}_j(q_i \cdot k_j / \sqrt{D}) \, v_j
 
-    Every row is counted once, however often it repeats in the set's slots. Rows are projected before they are gathered
-    (``query``, ``key`` and ``value`` are rows, not slots), so that repeats cost nothing outside of the attention.
+    Every row is counted once, however often it repeats in the set's slots. On the CPU each set is gathered, attended
+    and scattered on its own, and no padded copy of the sets exists; elsewhere, in half precision and in exported graphs
+    the slots are gathered and go through torch's ``scaled_dot_product_attention``.
 
     Args:
         query: ``(N, C)``.
@@ -43,22 +77,11 @@ def set_attention(
                 [0., 1.]])
     """
     _check(query, key, value, sets, rotation, num_heads)
-    slots, repeated = sets.slots[rotation], sets.repeated[rotation]
-    num_sets, set_size = slots.shape
-    rows, channels = query.shape
-    flat = slots.reshape(-1)
-
-    def gather(values: Tensor) -> Tensor:
-        picked = values.index_select(0, flat).view(num_sets, set_size, num_heads, channels // num_heads)
-        return picked.transpose(1, 2)  # (S, heads, T, D)
-
-    seen = ~repeated[:, None, None, :]  # (S, 1, 1, T)
-    out = functional.scaled_dot_product_attention(gather(query), gather(key), gather(value), attn_mask=seen)
-    out = out.transpose(1, 2).reshape(num_sets * set_size, channels)
-    first_slots = seen.reshape(-1).nonzero().squeeze(1)  # in the order of sets.order
-    slot_of_row = torch.empty_like(first_slots).index_copy_(0, sets.order[rotation], first_slots)
-    assert len(slot_of_row) == rows
-    return out.index_select(0, slot_of_row)
+    slots, repeated, order = sets.slots[rotation], sets.repeated[rotation], sets.order[rotation]
+    exported = torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
+    if query.device.type != "cpu" or query.dtype not in checks.FLOATING or exported:
+        return padded_set_attention(query, key, value, slots, repeated, order, num_heads)
+    return _set_attention(query, key, value, slots, repeated, order, sets.offsets, num_heads)[0]
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, sets: SetPartition, rotation: int, num_heads: int) -> None:

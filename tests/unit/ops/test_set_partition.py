@@ -1,4 +1,4 @@
-"""Windows and sets against a loop over windows; native against reference; threads; bad input; attention within sets."""
+"""Windows and sets against a loop over windows; native against reference; threads; bad input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.ops.op_harness import assert_native_matches_reference, assert_same_for_all_threads
-from zoo.ops import set_attention, set_partition, window_partition
+from zoo.ops import set_partition, window_partition
 
 
 def random_sites(count: int, shape: tuple[int, ...], batch_size: int = 2, seed: int = 0) -> torch.Tensor:
@@ -144,50 +144,3 @@ def test_sites_outside_are_found_on_request(monkeypatch):
     with pytest.raises(ValueError, match="coords: found sites outside"):
         window_partition(torch.tensor([[0, 4, 0]]), (4, 4), (2, 2))
     assert window_partition(torch.tensor([[0, 3, 3]]), (4, 4), (2, 2)).window.tolist() == [4]
-
-
-def loop_over_sets(query, key, value, sets, rotation, num_heads):
-    out = torch.empty_like(query)
-    width = query.shape[1] // num_heads
-    for rows in sets.slots[rotation].tolist():
-        members = torch.tensor(sorted(set(rows)))
-        for head in range(num_heads):
-            part = slice(head * width, (head + 1) * width)
-            weights = (query[members][:, part] @ key[members][:, part].T / width**0.5).softmax(dim=1)
-            out[members, part] = weights @ value[members][:, part]
-    return out
-
-
-@pytest.mark.parametrize("rotation", [0, 1])
-@pytest.mark.parametrize("count", [0, 1, 150])
-def test_attention_equals_a_loop_over_sets(rotation, count):
-    coords = random_sites(count, (12, 10, 2))
-    sets = set_partition(coords, (12, 10, 2), (5, 5, 2), 9)
-    q, k, v = torch.randn(3, count, 12, dtype=torch.float64)
-    found = set_attention(q, k, v, sets, rotation=rotation, num_heads=3)
-    torch.testing.assert_close(found, loop_over_sets(q, k, v, sets, rotation, 3))
-
-
-def test_attention_gradients():
-    coords = random_sites(20, (4, 4), batch_size=2)
-    sets = set_partition(coords, (4, 4), (3, 3), 4)
-    inputs = [torch.randn(20, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    assert torch.autograd.gradcheck(
-        lambda q, k, v: set_attention(q, k, v, sets, rotation=0, num_heads=2), inputs, fast_mode=True
-    )
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"key": torch.zeros(5, 8)}, "key: found shape"),
-        ({"value": torch.zeros(4, 8, dtype=torch.float64)}, "value: found dtype"),
-        ({"num_heads": 3}, "num_heads: found 3"),
-        ({"rotation": 2}, "rotation: found 2"),
-    ],
-)
-def test_attention_bad_input(change, message):
-    sets = set_partition(random_sites(4, (4, 4)), (4, 4), (2, 2), 2)
-    good = dict.fromkeys(("query", "key", "value"), torch.zeros(4, 8))
-    with pytest.raises(ValueError, match=message):
-        set_attention(**{**good, "sets": sets, "rotation": 0, "num_heads": 2, **change})

@@ -1,0 +1,71 @@
+"""Losses of detectors that find boxes as peaks of a heat-map."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def center_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
+    r"""Focal loss of a heat-map with Gaussian peaks (CornerNet, CenterNet).
+
+    .. math:: L = -\frac{1}{\max(N, 1)} \Big( \sum_{y = 1} (1 - p)^2 \ln p
+        + \sum_{y < 1} (1 - y)^4 p^2 \ln(1 - p) \Big), \quad p = \sigma(x) \text{ clamped to } [10^{-4}, 1 - 10^{-4}]
+
+    Args:
+        logits: x, any shape.
+        target: y in [0, 1], the same shape; N counts the ones.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> center_focal_loss(torch.zeros(2), torch.tensor([1.0, 0.0]))
+        tensor(0.3466)
+    """
+    probability = logits.float().sigmoid().clamp(1e-4, 1 - 1e-4)
+    peak = target == 1
+    positive = torch.where(peak, (1 - probability) ** 2 * probability.log(), 0)
+    negative = torch.where(peak, 0, (1 - target) ** 4 * probability**2 * (1 - probability).log())
+    return -(positive.sum() + negative.sum()) / peak.sum().clamp(min=1)
+
+
+def sigmoid_focal_loss(logits: Tensor, target: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    r"""Focal loss of each element, ``-a (1 - p_t)^gamma ln p_t`` with ``a`` = alpha for ones, 1 - alpha for zeros.
+
+    Args:
+        logits: Any shape.
+        target: 0 or 1, the same shape.
+        alpha: Weight of the ones.
+        gamma: How strongly easy elements are held back.
+
+    Returns:
+        The loss of each element.
+    """
+    probability = logits.sigmoid()
+    cross_entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    wrong = target * (1 - probability) + (1 - target) * probability
+    return (target * alpha + (1 - target) * (1 - alpha)) * wrong**gamma * cross_entropy
+
+
+def distance_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    r"""Distance-IoU of pairs of boxes, as if none were turned.
+
+    .. math:: \mathrm{DIoU} = \mathrm{IoU} - \frac{|c - c'|^2}{d^2}, \text{ d the diagonal of the box around both}
+
+    Args:
+        boxes: ``(N, 7)``: centre, size, yaw (not used).
+        others: ``(N, 7)``.
+
+    Returns:
+        ``(N,)`` in [-1, 1], with gradient.
+    """
+    half, other_half = boxes[:, 3:6] / 2, others[:, 3:6] / 2
+    low, high = boxes[:, :3] - half, boxes[:, :3] + half
+    other_low, other_high = others[:, :3] - other_half, others[:, :3] + other_half
+    shared = (torch.minimum(high, other_high) - torch.maximum(low, other_low)).clamp(min=0).prod(dim=1)
+    union = boxes[:, 3:6].prod(dim=1) + others[:, 3:6].prod(dim=1) - shared
+    around = (torch.maximum(high, other_high) - torch.minimum(low, other_low)).square().sum(dim=1)
+    apart = (boxes[:, :3] - others[:, :3]).square().sum(dim=1)
+    return (shared / union.clamp(min=1e-6) - apart / around.clamp(min=1e-6)).clamp(-1, 1)
