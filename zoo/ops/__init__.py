@@ -11,6 +11,17 @@ from zoo.ops.box_nms import nms_rotated, nms_rotated_per_class
 from zoo.ops.compositing import RenderedRays, render_rays
 from zoo.ops.devoxelize import devoxelize, voxels_to_points
 from zoo.ops.frequency_encoding import frequency_encode
+from zoo.ops.gaussian_colors import gaussian_colors
+from zoo.ops.gaussian_projection import (
+    GAUSSIAN_RULES,
+    GaussianRules,
+    ProjectedGaussians,
+    gaussian_covariances,
+    project_gaussians,
+)
+from zoo.ops.gaussian_rasterization import RasterizedGaussians, rasterize_gaussians
+from zoo.ops.gaussian_rendering import RenderedGaussians, render_gaussians
+from zoo.ops.gaussian_tiles import GaussianTiles, intersect_gaussian_tiles
 from zoo.ops.grid_keys import sort_keys
 from zoo.ops.grid_pytree import build_maps, register
 from zoo.ops.grid_sample import GridSample, fnv_keys, grid_sample_points
@@ -72,15 +83,21 @@ from zoo.ops.voxelize import (
 register()  # grids and kernel maps as pytrees
 
 __all__ = [
+    "GAUSSIAN_RULES",
     "BallNeighbors",
     "DynamicVoxels",
+    "GaussianRules",
+    "GaussianTiles",
     "GridSample",
     "HardVoxels",
     "HashGridLayout",
     "KernelMap",
     "Neighbors",
     "PointTree",
+    "ProjectedGaussians",
+    "RasterizedGaussians",
     "RaySamples",
+    "RenderedGaussians",
     "RenderedRays",
     "SetPartition",
     "SparseTensor",
@@ -108,6 +125,8 @@ __all__ = [
     "fnv_keys",
     "frequency_encode",
     "furthest_point_sample",
+    "gaussian_colors",
+    "gaussian_covariances",
     "gaussian_radius",
     "global_avg_pool",
     "global_max_pool",
@@ -118,6 +137,7 @@ __all__ = [
     "inclusive_prod",
     "inclusive_sum",
     "interpolate_features",
+    "intersect_gaussian_tiles",
     "knn",
     "march_rays",
     "nms_rotated",
@@ -127,7 +147,10 @@ __all__ = [
     "points_in_boxes_mask",
     "points_to_sparse",
     "points_to_voxel_mean",
+    "project_gaussians",
+    "rasterize_gaussians",
     "ray_aabb_intersect",
+    "render_gaussians",
     "render_rays",
     "render_transmittance_from_alpha",
     "render_transmittance_from_density",

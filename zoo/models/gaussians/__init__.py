@@ -1,0 +1,1 @@
+"""Scenes of 3D Gaussians: parameters, densification and training."""
