@@ -8,8 +8,13 @@ import torch
 from torch import Tensor
 
 from tests.parity.cases import Case, assert_close, assert_close_to_peak, dispatch, find_cases
-from zoo.data.formats.gaussian_ply import GaussianParameters, read_gaussian_ply, read_splat, write_gaussian_ply
-from zoo.data.formats.gaussian_ply import write_splat
+from zoo.data.formats.gaussian_ply import (
+    GaussianParameters,
+    read_gaussian_ply,
+    read_splat,
+    write_gaussian_ply,
+    write_splat,
+)
 from zoo.models.gaussians.densification import DefaultDensification, relocation
 from zoo.models.gaussians.parameters import GaussianRows
 from zoo.ops import GaussianRules, gaussian_colors, gaussian_covariances, project_gaussians, render_gaussians
@@ -172,7 +177,7 @@ def _check_densification(case: Case) -> None:
         reset_every=config["reset_every"], radius_until=config["refine_scale2d_stop_iter"],
         revised_opacity=config["revised_opacity"],
     )  # fmt: skip
-    radii = case["input/state_radii"] if "input/state_radii" in case else None
+    radii = case.tensors.get("input/state_radii")
     statistics = (case["input/state_grad2d"], case["input/state_count"], radii)
     duplicated, split = rule.choose(rows, *statistics, scene_scale=config["scene_scale"], step=config["step"])
     assert torch.equal(duplicated.long(), case["output/is_dupli"])

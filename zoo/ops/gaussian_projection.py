@@ -65,26 +65,26 @@ class ProjectedGaussians(NamedTuple):
 def _fake(means: Tensor, quats: Tensor, scales: Tensor, opacities: Any, viewmats: Tensor, *_: Any) -> Any:
     shape = (viewmats.shape[0], means.shape[0])
     return (
-        means.new_empty((*shape, 2), dtype=torch.int32),
         means.new_empty((*shape, 2)),
         means.new_empty(shape),
         means.new_empty((*shape, 3)),
         means.new_empty(shape),
         means.new_empty((*shape, 3)),
+        means.new_empty((*shape, 2), dtype=torch.int32),
     )
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     means, quats, scales, _, viewmats, intrinsics = inputs[:6]
     width, height, ortho, fov_clamp, _, _, blur, min_compensation, *_ = inputs[6:]
-    ctx.mark_non_differentiable(output[0])
+    ctx.mark_non_differentiable(output[5])
     ctx.settings = (width, height, ortho, fov_clamp, blur, min_compensation)
-    ctx.save_for_backward(means, quats, scales, viewmats, intrinsics, output[0])
+    ctx.save_for_backward(means, quats, scales, viewmats, intrinsics, output[5])
 
 
-def _backward(ctx: Any, _: Tensor, *grads: Tensor) -> tuple[Any, ...]:
+def _backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
     needs_viewmats = ctx.needs_input_grad[4]
-    results = _project_gaussians_backward(*grads, *ctx.saved_tensors, *ctx.settings, needs_viewmats)
+    results = _project_gaussians_backward(*grads[:5], *ctx.saved_tensors, *ctx.settings, needs_viewmats)
     return results[0], results[1], results[2], None, results[3] if needs_viewmats else None, *[None] * 11
 
 
@@ -206,9 +206,10 @@ def project_gaussians(
     checks.check_option("camera_model", camera_model, ("pinhole", "ortho"))
     opacities = None if opacities is None else opacities.detach()
     ortho, fov_clamp, circle = camera_model == "ortho", rules.clamp == "axis", rules.extent == "circle"
-    return ProjectedGaussians(
-        *_project_gaussians(
+    *values, radii = (
+        _project_gaussians(
             means, quats, scales, opacities, viewmats, intrinsics, width, height, ortho, fov_clamp, circle,
             antialiased, rules.blur, rules.min_compensation, rules.near_plane, far_plane,
         )
     )  # fmt: skip
+    return ProjectedGaussians(radii, *values)

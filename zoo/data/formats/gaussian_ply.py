@@ -64,7 +64,7 @@ def write_gaussian_ply(path: str | os.PathLike[str], gaussians: GaussianParamete
         normals: Write ``nx ny nz`` (zeros), which some readers expect between position and colour.
     """
     count = len(gaussians.means)
-    rest = gaussians.shN.transpose(1, 2).reshape(count, -1)
+    rest = gaussians.shN.transpose(1, 2).flatten(1)
     columns = {
         "xyz": gaussians.means,
         **({"n": torch.zeros_like(gaussians.means)} if normals else {}),

@@ -1,4 +1,4 @@
-"""How the number of Gaussians grows and shrinks in training: by gradients (Kerbl et al. 2023) or by relocation (MCMC)."""
+"""How the number of Gaussians grows and shrinks in training: by gradients, or by relocation (MCMC)."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _half_axes(quats: Tensor, scales: Tensor) -> Tensor:
 
 
 def relocation(opacities: Tensor, scales: Tensor, ratios: Tensor, *, most: int = 51) -> tuple[Tensor, Tensor]:
-    r"""Opacity and scale with which n Gaussians in one place look like the one that stood there (Kheradmand et al. 2024).
+    r"""Opacity and scale with which n Gaussians in one place look like one (Kheradmand et al. 2024).
 
     .. math:: o' = 1 - (1 - o)^{1/n}, \quad s' = s\, o \Big/ \sum_{i=1}^{n} \sum_{k=0}^{i-1} \binom{i-1}{k}
         \frac{(-1)^k {o'}^{k+1}}{\sqrt{k+1}}

@@ -88,7 +88,7 @@ def project_gaussians(
     width: int, height: int, ortho: bool, fov_clamp: bool, circle: bool, antialiased: bool,
     blur: float, min_compensation: float, near_plane: float, far_plane: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Radii int32 ``(C, N, 2)``, means2d, depths, conics, compensations, covariances; zeros where culled."""
+    """means2d, depths, conics, compensations, covariances, radii int32 ``(C, N, 2)``; zeros where culled."""
     num_cameras, count = len(viewmats), len(means)
     pairs = [value.repeat(num_cameras, 1) for value in (means, quats, scales)]
     cameras = [value.repeat_interleave(count, dim=0) for value in (viewmats, intrinsics)]
@@ -103,7 +103,7 @@ def project_gaussians(
     visible &= ((means2d + radii > 0) & (means2d - radii < size) & (radii > 0) & (radii < MAX_RADIUS)).all(-1)
     visible &= torch.isfinite(conics).all(-1)
     kept = [torch.where(visible[:, None] if value.dim() == 2 else visible, value, 0) for value in values]
-    kept.insert(0, torch.where(visible[:, None], radii, 0).to(torch.int32))
+    kept.append(torch.where(visible[:, None], radii, 0).to(torch.int32))
     shaped = [value.reshape(num_cameras, count, *value.shape[1:]).contiguous() for value in kept]
     return shaped[0], shaped[1], shaped[2], shaped[3], shaped[4], shaped[5]
 

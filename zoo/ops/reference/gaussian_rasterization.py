@@ -88,9 +88,9 @@ def _composite(
     counts = counts & ((after > stop) if stop_at_equal else (after >= stop))
     alpha = torch.where(counts, alpha, 0)
     through = torch.cat((torch.ones_like(alpha[..., :1]), torch.cumprod(1 - alpha, dim=-1)), dim=-1)
-    numbers = torch.arange(-1, counts.shape[-1], device=counts.device)
-    last = torch.where(counts, numbers[1:], -1)
-    last = torch.cat((numbers[:1].expand_as(last[..., :1]), last), dim=-1).amax(dim=-1)
+    numbers = torch.arange(counts.shape[-1], device=counts.device)
+    last = torch.where(counts, numbers, -1)
+    last = torch.nn.functional.pad(last, (1, 0), value=-1).amax(dim=-1)
     return (alpha * through[..., :-1]) @ colors, through[..., -1], last
 
 
