@@ -86,4 +86,4 @@ def intersect_gaussian_tiles(
     if width < 1 or height < 1:
         raise ValueError(f"width, height: found {width} x {height}, expected at least 1 x 1 pixels")
     lists = _intersect_gaussian_tiles(means2d.detach(), radii, depths.detach(), width, height, tile_size)
-    return GaussianTiles(*lists, width, height, tile_size)
+    return GaussianTiles(*lists, width=width, height=height, tile_size=tile_size)

@@ -92,7 +92,7 @@ def project_gaussians(
     num_cameras, count = len(viewmats), len(means)
     pairs = [value.repeat(num_cameras, 1) for value in (means, quats, scales)]
     cameras = [value.repeat_interleave(count, dim=0) for value in (viewmats, intrinsics)]
-    values = splat_pairs(*pairs, *cameras, (width, height, ortho, fov_clamp, blur, min_compensation))
+    values = splat_pairs(*pairs, *cameras, settings=(width, height, ortho, fov_clamp, blur, min_compensation))
     means2d, depths, conics, compensations, covariances = values
     if opacities is not None:
         opacities = opacities.repeat(num_cameras) * (compensations if antialiased else 1)

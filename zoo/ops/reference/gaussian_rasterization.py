@@ -108,7 +108,7 @@ def _pictures(
     for tiles in batches:
         members, real = tiling.members(tiles)
         offsets = flat_means[members][:, None] - tiling.pixels(tiles).to(means2d.dtype)[:, :, None]
-        parts.append(_composite(offsets, *(value[members] for value in flat), real, rules))
+        parts.append(_composite(offsets, *(value[members] for value in flat), real=real, rules=rules))
     position = torch.argsort(torch.cat(batches))
     color, transmittance, last = (tiling.to_pictures(torch.cat(part)[position]) for part in zip(*parts, strict=True))
     return color + transmittance[..., None] * backgrounds[:, None, None], transmittance, last
@@ -135,7 +135,7 @@ def rasterize_gaussians_backward(
     rules, tiling = (max_alpha, min_alpha, stop, stop_at_equal), _Tiling(tile_offsets, ids, width, height, tile_size)
     leaves = [means2d, conics, colors, opacities, backgrounds]
     grads = [grad_picture, grad_transmittance]
-    results = vjp(lambda *values: _pictures(*values, tiling, rules)[:2], leaves, grads)
+    results = vjp(lambda *values: _pictures(*values, tiling=tiling, rules=rules)[:2], leaves, grads)
     magnitude = torch.zeros_like(means2d)
     if absolute:
         grad_alone = grad_transmittance + (grad_picture * backgrounds[:, None, None]).sum(dim=-1)
@@ -155,7 +155,7 @@ def _absolute(grads: Sequence[Tensor], leaves: Sequence[Tensor], tiling: _Tiling
         values = [value[members] for value in flat]
 
         def forward(offsets: Tensor, values: list[Tensor] = values, real: Tensor = real) -> tuple[Tensor, Tensor]:
-            return _composite(offsets, *values, real, rules)[:2]
+            return _composite(offsets, *values, real=real, rules=rules)[:2]
 
         each = vjp(forward, [offsets], [grad[tiles] for grad in tiled])[0].abs().sum(dim=1)  # (B, K, 2)
         magnitude.index_add_(0, members[real], each[real])
