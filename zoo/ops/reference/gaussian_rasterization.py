@@ -87,7 +87,7 @@ def _composite(
     after = torch.cumprod(1 - torch.where(counts, alpha.detach(), 0), dim=-1)
     counts = counts & ((after > stop) if stop_at_equal else (after >= stop))
     alpha = torch.where(counts, alpha, 0)
-    through = torch.cat((torch.ones_like(alpha[..., :1]), torch.cumprod(1 - alpha, dim=-1)), dim=-1)
+    through = torch.nn.functional.pad(torch.cumprod(1 - alpha, dim=-1), (1, 0), value=1.0)
     numbers = torch.arange(counts.shape[-1], device=counts.device)
     last = torch.where(counts, numbers, -1)
     last = torch.nn.functional.pad(last, (1, 0), value=-1).amax(dim=-1)
