@@ -111,8 +111,8 @@ def test_opcheck(name):
 @pytest.mark.parametrize("count", [1, 200])
 def test_same_bits_for_all_threads(count):
     for name, arguments in op_arguments(count, 2, torch.float32, absolute=True).items():
-        if name in ("project_gaussians_backward", "gaussian_colors_backward"):
-            continue  # examined with the native kernels below
+        if name == "gaussian_colors_backward":
+            continue  # plain torch, whose sums depend on the number of threads
         assert_same_for_all_threads(lambda name=name, arguments=arguments: getattr(torch.ops.zoo, name)(*arguments))
 
 
