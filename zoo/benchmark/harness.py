@@ -25,6 +25,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "fields": ("zoo.benchmark.fields", "zoo.benchmark.rays"),
     "sparse": ("zoo.benchmark.sparse",),
     "spike": ("zoo.benchmark.spike",),
+    "dsvt": ("zoo.benchmark.dsvt",),
 }
 
 
