@@ -3,6 +3,7 @@
 // whose comparisons with what was kept before the block run on threads; the rest follows in order. The result is that
 // of comparing every pair.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <map>
@@ -15,6 +16,7 @@ namespace zoo {
 namespace {
 
 constexpr int64_t kBlock = 128;
+constexpr int64_t kTestsOfThread = 8192;  // fewer comparisons are not worth a thread
 
 template <class T>
 class KeptBoxes {
@@ -32,7 +34,8 @@ class KeptBoxes {
     level.cells[key(cell(box.x, level), cell(box.y, level))].push_back(row);
   }
 
-  bool overlapped(int64_t row) const {
+  // Whether a kept box overlaps the one in this row; counts the comparisons.
+  bool overlapped(int64_t row, int64_t& tests) const {
     const Footprint<T>& box = boxes_[row];
     if (!(box.reach >= T(0))) return false;
     for (const auto& [octave, level] : levels_) {
@@ -41,13 +44,13 @@ class KeptBoxes {
       const int64_t y0 = cell(box.y - far, level), y1 = cell(box.y + far, level);
       const double lookups = static_cast<double>(x1 - x0 + 1) * static_cast<double>(y1 - y0 + 1);
       if (lookups >= static_cast<double>(level.rows.size())) {
-        if (any(box, level.rows)) return true;
+        if (any(box, level.rows, tests)) return true;
         continue;
       }
       for (int64_t x = x0; x <= x1; ++x) {
         for (int64_t y = y0; y <= y1; ++y) {
           const auto found = level.cells.find(key(x, y));
-          if (found != level.cells.end() && any(box, found->second)) return true;
+          if (found != level.cells.end() && any(box, found->second, tests)) return true;
         }
       }
     }
@@ -76,9 +79,10 @@ class KeptBoxes {
   static uint64_t key(int64_t x, int64_t y) {
     return (static_cast<uint64_t>(x + (int64_t{1} << 31)) << 32) | static_cast<uint64_t>(y + (int64_t{1} << 31));
   }
-  bool any(const Footprint<T>& box, const std::vector<int64_t>& rows) const {
+  bool any(const Footprint<T>& box, const std::vector<int64_t>& rows, int64_t& tests) const {
     const int64_t row = &box - boxes_;
     for (const int64_t kept : rows) {
+      ++tests;
       if (overlap(kept, row)) return true;
     }
     return false;
@@ -93,13 +97,18 @@ template <class T>
 void suppress(const Footprint<T>* boxes, int64_t count, T threshold, int64_t max_kept, bool* keep) {
   KeptBoxes<T> kept(boxes, threshold);
   std::fill(keep, keep + count, false);
-  int64_t total = 0;
+  int64_t total = 0, tests = 0;
   std::vector<int64_t> fresh;
   for (int64_t begin = 0; begin < count && total < max_kept; begin += kBlock) {
     const int64_t end = std::min(begin + kBlock, count);
-    torch::stable::parallel_for(begin, end, 8, [&](int64_t first, int64_t last) {
-      for (int64_t row = first; row < last; ++row) keep[row] = !kept.overlapped(row);
+    const int64_t grain = std::max<int64_t>(1, kTestsOfThread * kBlock / (tests + kBlock));  // as the last block went
+    std::atomic<int64_t> counted{0};
+    torch::stable::parallel_for(begin, end, grain, [&](int64_t first, int64_t last) {
+      int64_t mine = 0;
+      for (int64_t row = first; row < last; ++row) keep[row] = !kept.overlapped(row, mine);
+      counted += mine;
     });
+    tests = counted;
     fresh.clear();
     for (int64_t row = begin; row < end; ++row) {
       if (!keep[row]) continue;
