@@ -89,7 +89,7 @@ def test_record_writes_metrics_and_small_pictures(tmp_path):
     run.mkdir(parents=True)
     (run / "metrics.json").write_text(json.dumps({"psnr": 30.0, "wall_time_s": 1.5}))
     (run / "overrides.txt").write_text("experiment=toy\nseed=1\npaths.output_dir=elsewhere\n")
-    (run / "environment.txt").write_text("commit: abc\n")
+    (run / "environment.txt").write_text("commit: abc\nZOO_DATA=/somewhere\nOMP_NUM_THREADS=1\n")
     noise = torch.randint(0, 256, (900, 900, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     buffer = io.BytesIO()
     Image.fromarray(noise.numpy()).save(buffer, "PNG")
@@ -101,6 +101,7 @@ def test_record_writes_metrics_and_small_pictures(tmp_path):
     assert path.name == "toy.json"
     assert content["command"] == "python tools/train.py experiment=toy seed=1"
     assert content["commit"] == "abc"
+    assert content["environment"] == ["commit: abc", "OMP_NUM_THREADS=1"]
     assert content["metrics"]["psnr"] == 30.0
     assert content["validation"] == [{"step": 2.0, "seconds": 1.0, "val/psnr": 30.0}]
     assert (tmp_path / "results" / content["pictures"][0]).stat().st_size <= record.MAX_THUMBNAIL_BYTES

@@ -48,7 +48,7 @@ def record(run: Path, *, name: str | None = None, results: Path = RESULTS, with_
         "command": _command(run),
         "commit": _commit(run),
         "machine": {"processor": processor_name(), "system": platform.platform()},
-        "environment": [line for line in _lines(run / "environment.txt") if not line.startswith("command")],
+        "environment": [line for line in _lines(run / "environment.txt") if _means_something_elsewhere(line)],
         "metrics": json.loads(metrics_file.read_text()),
         "validation": _validation_curve(run / "metrics.csv"),
         "pictures": [picture.name for picture in pictures],
@@ -73,6 +73,11 @@ def processor_name() -> str:
 
 def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.is_file() else []
+
+
+def _means_something_elsewhere(line: str) -> bool:
+    """Whether a line of environment.txt is more than a folder of the machine that ran it."""
+    return not line.startswith("command") and "=/" not in line
 
 
 def _command(run: Path) -> str:
