@@ -109,12 +109,6 @@ inline __attribute__((always_inline)) void multiply(const PairRun<T>& run, int64
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) acc[r][v] = S::set(T(0));
   }
-  if (!run.first_sums) {
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) acc[r][v] = S::load(sums[r] + column + v * S::kLanes);
-  }
   for (int64_t c = run.first; c < run.last;) {
     const int64_t end = smaller(c + kLine, run.last);
 #pragma GCC unroll 16
@@ -130,6 +124,13 @@ inline __attribute__((always_inline)) void multiply(const PairRun<T>& run, int64
         for (int v = 0; v < V; ++v) acc[r][v] = S::fma(x, w[v], acc[r][v]);
       }
     }
+  }
+  // The sums so far come in at the end: the next block need not wait for this one's.
+  if (!run.first_sums) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[r][v] = S::add(acc[r][v], S::load(sums[r] + column + v * S::kLanes));
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
