@@ -12,6 +12,7 @@ from tests.parity import dsvt_network, dsvt_transfusion
 from tests.parity.cases import Case, assert_close, dispatch, find_cases
 from zoo.data.boxes import box_corners
 from zoo.data.formats.kitti import KittiLabels
+from zoo.losses.center_heatmap import distance_iou
 from zoo.metrics.kitti_ap import kitti_average_precision
 from zoo.ops import (
     boxes_aligned_iou,
@@ -36,6 +37,8 @@ def boxes_and_nms(case: Case) -> None:
         assert_close(boxes_aligned_iou(a, b), case["output/paired_iou3d_f64"], atol=atol, what="3D IoU by rows")
     corners = torch.from_numpy(box_corners(case["input/boxes_a"].numpy()))
     assert_close(corners, case["output/corners_a"], atol=2e-4, what="corners")
+    apart = distance_iou(case["input/boxes_a"], case["input/boxes_b"])
+    assert_close(apart, case["output/paired_diou_axis_aligned"], atol=IOU_ATOL[torch.float32], what="DIoU by rows")
     keep_lists(case)
 
 
