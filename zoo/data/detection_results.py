@@ -59,9 +59,7 @@ def kitti_results(
     )
 
 
-def _on_picture(
-    boxes: NDArray[Any], calibration: Calibration, image_shape: tuple[int, int]
-) -> NDArray[np.bool_]:
+def _on_picture(boxes: NDArray[Any], calibration: Calibration, image_shape: tuple[int, int]) -> NDArray[np.bool_]:
     """In front of the camera, with an image box of some size."""
     rectangles = project_boxes(boxes, calibration, image_shape)
     _, depth = calibration.lidar_to_image(boxes[:, :3])

@@ -114,7 +114,6 @@ class KittiFrames(DetectionFrames):
         made = labelled_frame(frame, self.source or folder / "label_2" / f"{name}.txt", ground)
         return replace(made, names=tuple(self.rename.get(kind, kind) for kind in made.names))
 
-
     def _read_files(self, number: int) -> KittiFrame:
         if self.infos is None:
             return self.files.read(number)
@@ -134,7 +133,7 @@ class KittiSource(DetectionSource):
         splits: the files of ``ImageSets`` to train, watch and measure on; KITTI's own test split has no labels.
         in_view_only: see `KittiFrames`.
         planes: see `KittiFrames`.
-        infos: OpenPCDet's ``kitti_infos_SPLIT.pkl`` by split, relative to ``root``; None: the files of KITTI themselves.
+        infos: OpenPCDet's ``kitti_infos_SPLIT.pkl`` by split, relative to ``root``; None: the files themselves.
         rename: other names for classes, so that recipes of other data sets run on KITTI's layout: ``{Car: Vehicle}``.
         extra_classes: classes that such a recipe names and this data set never shows.
         generate: make the synthetic scenes of `zoo.data.lidar_writer` if ``root`` does not exist.

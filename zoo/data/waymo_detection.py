@@ -148,9 +148,7 @@ class WaymoFrames(DetectionFrames):
         """Read one sweep."""
         sweep = self._sweeps[number]
         points = read_waymo_points(sweep.points)
-        frame = DetectionFrame(
-            sweep.frame_id, points, sweep.boxes, sweep.names, sweep.difficulty, sweep.num_points
-        )
+        frame = DetectionFrame(sweep.frame_id, points, sweep.boxes, sweep.names, sweep.difficulty, sweep.num_points)
         return check_frame(frame, sweep.points if not np.isfinite(points).all() else sweep.infos)
 
 
@@ -179,7 +177,7 @@ class WaymoSource(DetectionSource):
         super().__init__(root, splits or {"train": "train", "val": "val", "test": "val"})
         self.processed = processed
         self.missing_segments: OnBadSample = missing_segments
-        self.interval = {key: 1 for key in self.splits} | dict(interval or {})
+        self.interval = dict.fromkeys(self.splits, 1) | dict(interval or {})
         if min(self.interval.values()) < 1 or set(self.interval) != set(self.splits):
             raise ValueError(f"interval: found {self.interval}, expected numbers of at least 1 for train, val and test")
 

@@ -133,7 +133,7 @@ def test_what_goes_wrong(source: NuScenesSource, tmp_path: Path) -> None:
     with pytest.raises(SampleError, match=r"infos\.pkl: entry 0 is not what OpenPCDet writes"):
         NuScenesSource(root=root, splits=SPLITS, infos={"mini_train": "infos.pkl"}).open_split("mini_train")
     write_arrays(root / "zoo_infos_mini_train.npz", "sweep infos", 0, {})
-    with pytest.raises(SampleError, match="schema version 0, this version reads 1; rebuild it: .*data=nuscenes"):
+    with pytest.raises(SampleError, match=r"schema version 0, this version reads 1; rebuild it: .*data=nuscenes"):
         source.open_split("mini_train")
 
 

@@ -87,7 +87,7 @@ def test_other_infos_are_refused(root: Path) -> None:
     infos = as_openpcdet(root)
     infos[0]["annos"]["name"][0] = "Ufo"
     (root / "infos.pkl").write_bytes(pickle.dumps(infos))
-    with pytest.raises(SampleError, match="entry 0 .*unknown type 'Ufo'"):
+    with pytest.raises(SampleError, match=r"entry 0 .*unknown type 'Ufo'"):
         source.open_split("train")
     (root / "infos.pkl").write_bytes(pickle.dumps({"a": 1}))
     with pytest.raises(SampleError, match="holds a dict, expected a list"):

@@ -211,3 +211,42 @@ def test_truncated_pickles(tmp_path: Path) -> None:
         (tmp_path / "a.pkl").write_bytes(content[:length])
         with pytest.raises(SampleError, match=r"a\.pkl"):
             read_plain_pickle(tmp_path / "a.pkl")
+
+
+def test_containers_that_hold_themselves(tmp_path: Path) -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(endless))
+    with pytest.raises(SampleError, match="holds itself is refused"):
+        read_plain_pickle(tmp_path / "a.pkl")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((0, 7)),
+        np.arange(3, dtype=">i4"),
+        np.array(5.0),
+        np.array([True, False]),
+        np.array(["", ""]),
+        np.array([b"ab", b"c"]),
+        np.array([1 + 2j]),
+        np.array([{"a": np.arange(2)}, [1]], dtype=object),
+    ],
+    ids=lambda array: str(array.dtype),
+)
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_arrays_of_all_kinds(array: np.ndarray, protocol: int, tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps([array, array], protocol=protocol))
+    first, second = read_plain_pickle(tmp_path / "a.pkl")
+    assert first.shape == array.shape
+    assert first.dtype == array.dtype
+    assert first.tolist().__repr__() == array.tolist().__repr__()
+    assert second.shape == array.shape
+
+
+def test_other_dtypes_are_refused(tmp_path: Path) -> None:
+    for array in (np.zeros(2, dtype=[("a", "f4")]), np.array(["2020-01-01"], dtype="M8[D]")):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps(array))
+        with pytest.raises(SampleError, match=r"the dtype .* is refused"):
+            read_plain_pickle(tmp_path / "a.pkl")

@@ -66,7 +66,7 @@ def test_preparing_nuscenes(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     for split in ("train", "val"):
         (tmp_path / "ImageSets" / f"{split}.txt").write_text("scene-0061\n")
     overrides = ["data=nuscenes", f"data.source.root={tmp_path}", "data.source.version=v1.0-mini"]
-    with pytest.raises(SampleError, match=r"zoo_infos_train\.npz: no such file; make it: .*data=nuscenes action=prepare"):
+    with pytest.raises(SampleError, match=r"zoo_infos_train\.npz: no such file; make it: .*data=nuscenes"):
         prepare(configured(*overrides))
     assert prepare(configured("action=prepare", *overrides))
     assert (tmp_path / "zoo_infos_train.npz").is_file()

@@ -114,7 +114,9 @@ class _Tables:
         return (np.array(last["translation"]) - np.array(first["translation"])) / seconds
 
 
-def build_infos(root: Path, version: str, scenes: Mapping[str, list[str]], max_sweeps: int) -> dict[str, list[SweepInfo]]:
+def build_infos(
+    root: Path, version: str, scenes: Mapping[str, list[str]], max_sweeps: int
+) -> dict[str, list[SweepInfo]]:
     """Key frames of some splits.
 
     Args:
@@ -151,9 +153,7 @@ def _info(tables: _Tables, sample: Record, max_sweeps: int) -> SweepInfo:
         before = chain[-1]["prev"]
         chain.append(tables.sweeps[before] if before else chain[-1])
     transforms = [sensor_from_global @ tables.global_from_sensor(sweep) for sweep in chain]
-    annotations = [
-        record for record in tables.of_sample.get(sample["token"], []) if _kind(tables, record) is not None
-    ]
+    annotations = [record for record in tables.of_sample.get(sample["token"], []) if _kind(tables, record) is not None]
     boxes = np.array([_box(tables, record, sensor_from_global) for record in annotations]).reshape(-1, 9)
     return SweepInfo(
         sample["token"],

@@ -1,21 +1,26 @@
 """Pickles of plain data: builtins and NumPy arrays or scalars, and nothing else.
 
 Prepared data of OpenPCDet comes as pickles, and a pickle may call any function it names. This reader looks names up in
-a fixed list of a few constructors; any other name ends the reading before something is called.
+a fixed list of a few constructors; any other name ends the reading before something is called. Even NumPy's own
+constructors do not get what a pickle says: arrays are made here from their bytes, shape and kind of number.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from zoo.data.bad_samples import SampleError
 
 __all__ = ["read_plain_pickle"]
+
+
+_CODE = re.compile(r"[biufcSUO?]\d*")
 
 
 class _Latin1:
@@ -29,29 +34,110 @@ class _Latin1:
         return text.encode("latin1")
 
 
-def _constructors() -> dict[tuple[str, str], Any]:
-    allowed: dict[tuple[str, str], Any] = {
-        ("builtins", "set"): set,
-        ("builtins", "frozenset"): frozenset,
-        ("builtins", "complex"): complex,
-        ("builtins", "bytearray"): bytearray,
-        ("_codecs", "encode"): _Latin1(),
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-    }
-    array = np.zeros(1)
-    functions = {
-        ("multiarray", "_reconstruct"): array.__reduce__()[0],
-        ("multiarray", "scalar"): np.float64(0).__reduce__()[0],
-        ("numeric", "_frombuffer"): array.__reduce_ex__(5)[0],
-    }
-    for (module, name), function in functions.items():
-        for core in ("numpy.core", "numpy._core"):  # NumPy 1 and 2
-            allowed[f"{core}.{module}", name] = function
-    return allowed
+class _NoBytes:
+    """How protocol 2 writes bytes of length zero."""
+
+    __slots__ = ()
+
+    def __call__(self) -> bytes:
+        return b""
 
 
-_ALLOWED = _constructors()
+class _Dtype:
+    """Stands for a dtype: a pickled state could give a real one flags that NumPy trusts."""
+
+    __slots__ = ("order", "text")
+
+    def __init__(self, text: str, align: Any = False, copy: Any = True) -> None:
+        if not isinstance(text, str) or not _CODE.fullmatch(text):
+            raise pickle.UnpicklingError(f"the dtype {text!r} is refused")
+        self.text, self.order = text, "="
+
+    def __setstate__(self, state: Any) -> None:
+        if state[1] not in ("<", ">", "=", "|") or any(part is not None for part in state[2:5]):
+            raise pickle.UnpicklingError(f"the dtype state {state!r} is refused")
+        self.order = "=" if state[1] == "|" else state[1]
+
+    def real(self) -> np.dtype[Any]:
+        return np.dtype(self.text).newbyteorder(cast(Any, self.order))
+
+
+class _Array:
+    """Stands for an array until its state is there."""
+
+    __slots__ = ("content",)
+
+    def __init__(self, kind: Any, shape: Any, code: Any) -> None:
+        if kind is not _Array:
+            raise pickle.UnpicklingError("an array of another class is refused")
+        self.content: np.ndarray = np.zeros(0)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, fortran, data = state
+        self.content = _filled(data, dtype, shape, "F" if fortran else "C")
+
+
+def _filled(data: Any, dtype: Any, shape: Any, order: str = "C") -> np.ndarray:
+    if not isinstance(dtype, _Dtype) or not isinstance(shape, tuple) or order not in ("C", "F"):
+        raise pickle.UnpicklingError("an array without shape and dtype is refused")
+    kind = dtype.real()
+    if kind.hasobject:
+        if not isinstance(data, list):
+            raise pickle.UnpicklingError("objects that are no list are refused")
+        flat = np.empty(len(data), dtype=object)
+        flat[:] = data
+    else:
+        flat = np.frombuffer(bytes(data), dtype=kind) if kind.itemsize else np.zeros(shape, dtype=kind).ravel()
+    return flat.reshape(shape, order=cast(Any, order)).copy(order="K")
+
+
+def _scalar(dtype: Any, data: Any = b"") -> Any:
+    return _filled(data, dtype, ())[()]
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("builtins", "set"): set,
+    ("builtins", "frozenset"): frozenset,
+    ("builtins", "complex"): complex,
+    ("builtins", "bytes"): _NoBytes(),
+    ("_codecs", "encode"): _Latin1(),
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+}
+for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and 2
+    _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = _Array
+    _ALLOWED[f"{_core}.multiarray", "scalar"] = _scalar
+    _ALLOWED[f"{_core}.numeric", "_frombuffer"] = _filled
+
+
+def _finished(value: Any, done: dict[int, Any]) -> Any:
+    """The value with arrays in place of what stood for them."""
+    if isinstance(value, _Array):
+        if value.content.dtype.hasobject:
+            flat = value.content.ravel()
+            for index in range(flat.size):
+                flat[index] = _finished(flat[index], done)
+            return flat.reshape(value.content.shape)
+        return value.content
+    if isinstance(value, _Dtype):
+        return value.real()
+    if not isinstance(value, dict | list | tuple | set | frozenset):
+        return value
+    key = id(value)
+    if key in done:
+        if done[key] is _OPEN:
+            raise pickle.UnpicklingError("a container that holds itself is refused")
+        return done[key]
+    done[key] = _OPEN
+    if isinstance(value, dict):
+        result: Any = {_finished(name, done): _finished(entry, done) for name, entry in value.items()}
+    else:
+        result = type(value)(_finished(entry, done) for entry in value)
+    done[key] = result
+    return result
+
+
+_OPEN = object()
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -77,10 +163,10 @@ def read_plain_pickle(path: Path | str) -> Any:
     except OSError as error:
         raise SampleError(path, f"not a readable file ({error})") from error
     try:
-        return _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
+        return _finished(_PlainUnpickler(io.BytesIO(content), encoding="latin1").load(), {})
     except pickle.UnpicklingError as error:
         raise SampleError(
             path, f"refused: {error}; only builtins and NumPy arrays are read from pickles (is the file complete?)"
         ) from error
-    except (EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError) as error:
+    except Exception as error:  # a damaged file may make the constructors raise anything
         raise SampleError(path, f"not a readable pickle, or cut short ({error})") from error
