@@ -1,0 +1,259 @@
+"""Point clouds of any source as a Lightning data module for classifiers and segmentors."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from zoo.data.bad_samples import DataReport, SampleError
+from zoo.data.formats.frame_files import FrameFiles
+from zoo.data.point_fragments import PointFragments
+from zoo.data.point_samples import FragmentedCloud, PointBatch, PointSample, collate_points
+from zoo.data.point_transforms import PointTransform, apply_transforms, sample_generator
+from zoo.data.step_loader import StepLoader, shuffled_indices
+
+__all__ = ["OnBadSample", "PointCloudData", "PointSource", "Split"]
+
+logger = logging.getLogger(__name__)
+
+OnBadSample = Literal["error", "skip"]
+Split = Literal["train", "val", "test"]
+_EVALUATION_STREAM = 1 << 31  # added to the seed: evaluation never shares random numbers with training
+_MIX_STREAM = 1 << 30
+
+
+class PointSource(ABC):
+    """A data set on disk.
+
+    Attributes:
+        root: its folder.
+        class_names: in the order of the labels.
+        splits: which of its splits train, val and test stand for.
+    """
+
+    root: Path
+    class_names: tuple[str, ...]
+    splits: Mapping[Split, str]
+
+    @abstractmethod
+    def open_split(self, name: str, on_bad_sample: OnBadSample = "error") -> FrameFiles[PointSample]:
+        """The clouds of one of the data set's own splits."""
+
+    @abstractmethod
+    def ensure(self) -> None:
+        """Make what is missing and can be made: a generated set, prepared files."""
+
+    def generate_files(self, overwrite: bool) -> None:
+        """Make the synthetic set.
+
+        Raises:
+            ValueError: the data set cannot be generated.
+        """
+        raise ValueError(f"action: {type(self).__name__} has no generator")
+
+
+class _TrainBatches:
+    """The batch of a step: a function of (seed, step, rank) and the files."""
+
+    def __init__(self, data: PointCloudData, samples: FrameFiles[PointSample], rank: int, world_size: int) -> None:
+        self.data, self.samples = data, samples
+        self.rank, self.world_size = rank, world_size
+
+    def __call__(self, step: int) -> PointBatch:
+        data, size = self.data, self.data.batch_size
+        first = (step * self.world_size + self.rank) * size
+        indices = shuffled_indices(len(self.samples), first, size, data.seed)
+        chosen = [
+            apply_transforms(data.train_transforms, self.samples[index], sample_generator(data.seed, first + place))
+            for place, index in enumerate(indices)
+        ]
+        mixing = torch.rand(1, generator=sample_generator(data.seed + _MIX_STREAM, first)).item() < data.mix_probability
+        return collate_points(chosen, data.feature_names, mix=mixing)
+
+
+class _EvaluationSamples(Dataset[PointSample]):
+    def __init__(self, data: PointCloudData, samples: FrameFiles[PointSample], transforms: Mapping[str, Any]) -> None:
+        self.data, self.samples, self.transforms = data, samples, transforms
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> PointSample:
+        generator = sample_generator(self.data.seed + _EVALUATION_STREAM, index)
+        return apply_transforms(self.transforms, self.samples[index], generator)
+
+
+class PointCloudData(LightningDataModule):
+    """Batches of clouds on voxels.
+
+    Training batches are functions of (seed, step): a resumed run sees the same ones, with any number of workers. The
+    clouds are shuffled anew in each pass.
+
+    Args:
+        source: the data set.
+        feature_names: what the network reads, in its order: ``coord`` and names of the source's features.
+        train_transforms: by name, in their order (see `zoo.data.point_transforms`); they end with a `GridSample`.
+        eval_transforms: likewise for val, and for test without fragments.
+        test_transforms: before the fragments of a test.
+        test_fragments: tests on all points, summing scores over fragments; None: on clouds as for val.
+        batch_size: training clouds of a step on each device.
+        eval_batch_size: clouds of a val or test batch.
+        mix_probability: of Mix3D in a training batch.
+        seed: of order and augmentation.
+        max_steps: number of training steps.
+        num_workers: worker processes of the loaders.
+        on_bad_sample: ``"error"``, or ``"skip"`` to count clouds that cannot be used and take the next instead.
+
+    Raises:
+        ValueError: on arguments out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: PointSource,
+        feature_names: Sequence[str],
+        train_transforms: Mapping[str, PointTransform | None],
+        eval_transforms: Mapping[str, PointTransform | None],
+        test_transforms: Mapping[str, PointTransform | None] | None = None,
+        test_fragments: PointFragments | None = None,
+        batch_size: int = 16,
+        eval_batch_size: int = 16,
+        mix_probability: float = 0.0,
+        seed: int = 0,
+        max_steps: int = 1000,
+        num_workers: int = 0,
+        on_bad_sample: OnBadSample = "error",
+    ) -> None:
+        super().__init__()
+        if min(batch_size, eval_batch_size, max_steps) < 1 or num_workers < 0 or not 0 <= mix_probability <= 1:
+            raise ValueError(
+                f"batch_size={batch_size}, eval_batch_size={eval_batch_size}, max_steps={max_steps}, num_workers="
+                f"{num_workers}, mix_probability={mix_probability}: expected at least 1, 1, 1, 0 and a share in [0, 1]"
+            )
+        if on_bad_sample not in ("error", "skip"):
+            raise ValueError(f"on_bad_sample: {on_bad_sample!r}, expected 'error' or 'skip'")
+        self.source, self.feature_names = source, tuple(feature_names)
+        self.train_transforms, self.eval_transforms = dict(train_transforms), dict(eval_transforms)
+        self.test_transforms, self.test_fragments = dict(test_transforms or {}), test_fragments
+        self.batch_size, self.eval_batch_size, self.mix_probability = batch_size, eval_batch_size, mix_probability
+        self.seed, self.max_steps, self.num_workers = seed, max_steps, num_workers
+        self.on_bad_sample: OnBadSample = on_bad_sample
+        self._splits: dict[Split, FrameFiles[PointSample]] = {}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the labels."""
+        return self.source.class_names
+
+    def prepare_data(self) -> None:
+        """Make what is missing: a generated set, prepared files."""
+        self.source.ensure()
+
+    def generate_data(self, overwrite: bool = False) -> None:
+        """Make the synthetic set.
+
+        Raises:
+            FileExistsError: it exists and may not be replaced.
+            ValueError: the source has no generator.
+        """
+        self.source.generate_files(overwrite)
+
+    def check_data(self) -> DataReport:
+        """Read every cloud of every split, going on past bad ones.
+
+        Raises:
+            SampleError: where nothing can be made of the data set at all.
+        """
+        lines, problems = [], []
+        for name in dict.fromkeys(self.source.splits.values()):
+            samples = self.source.open_split(name, "skip")
+            points, readable, classes = 0, 0, Counter[str]()
+            problems += [str(error) for error in samples.bad_samples.skipped]
+            for number in range(len(samples)):
+                try:
+                    sample = samples.read(number)
+                except SampleError as error:
+                    problems.append(str(error))
+                    continue
+                readable, points = readable + 1, points + len(sample)
+                classes.update(self._classes_of(sample))
+            counted = ", ".join(f"{count} {label}" for label, count in classes.most_common())
+            mean = points // max(readable, 1)
+            lines.append(f"{name}: {readable} of {len(samples)} clouds, {mean} points each; {counted or 'no labels'}")
+        return DataReport(tuple(lines), tuple(dict.fromkeys(problems)))
+
+    def _classes_of(self, sample: PointSample) -> dict[str, int]:
+        if sample.category is not None:
+            return {self.class_names[sample.category]: 1}
+        if sample.segment is None:
+            return {}
+        counts = torch.bincount(sample.segment[sample.segment >= 0], minlength=len(self.class_names)).tolist()
+        return {name: count for name, count in zip(self.class_names, counts, strict=True) if count}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Nothing: splits are opened when they are first used."""
+
+    def samples(self, split: Split) -> FrameFiles[PointSample]:
+        """The clouds to train, watch or measure on, as they are on disk."""
+        if split not in self._splits:
+            name = self.source.splits[split]
+            same = [other for other in self._splits if self.source.splits[other] == name]
+            if same:
+                return self._splits[same[0]]
+            samples = self.source.open_split(name, self.on_bad_sample)
+            logger.info("%s: %s has %d clouds", self.source.root, name, len(samples))
+            self._splits[split] = samples
+        return self._splits[split]
+
+    @property
+    def num_skipped(self) -> int:
+        """How many clouds this process left out so far."""
+        return sum(len(samples.bad_samples) for samples in self._splits.values())
+
+    def _first_step(self) -> int:
+        return self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer is not None else 0
+
+    def train_dataloader(self) -> StepLoader:
+        """`PointBatch`es of the steps that are left."""
+        trainer: Any = self.trainer
+        rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        steps = self.max_steps * (1 if trainer is None else trainer.accumulate_grad_batches)
+        batches = _TrainBatches(self, self.samples("train"), rank, world_size)
+        return StepLoader(steps, self._first_step, self.num_workers, batches)
+
+    def _evaluation_loader(self, split: Split) -> DataLoader[Any]:
+        samples = _EvaluationSamples(self, self.samples(split), self.eval_transforms)
+        return DataLoader(
+            samples, batch_size=self.eval_batch_size, num_workers=self.num_workers, collate_fn=self._collate
+        )
+
+    def _collate(self, samples: Sequence[PointSample]) -> PointBatch:
+        return collate_points(samples, self.feature_names)
+
+    def _fragment(self, samples: Sequence[PointSample]) -> FragmentedCloud:
+        assert self.test_fragments is not None
+        return self.test_fragments(samples[0], self.feature_names)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """`PointBatch`es of the val clouds in their order."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """The test clouds in their order: `FragmentedCloud` if ``test_fragments``, else `PointBatch`."""
+        if self.test_fragments is None:
+            return self._evaluation_loader("test")
+        samples = _EvaluationSamples(self, self.samples("test"), self.test_transforms)
+        return DataLoader(samples, batch_size=1, num_workers=self.num_workers, collate_fn=self._fragment)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The test clouds."""
+        return self.test_dataloader()
