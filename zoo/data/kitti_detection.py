@@ -21,7 +21,8 @@ from zoo.data.detection_frames import (
 )
 from zoo.data.formats.kitti import TYPES, KittiFrame, KittiObjects
 from zoo.data.formats.velodyne import read_velodyne
-from zoo.data.lidar_writer import KittiSettings, check_generated, write_kitti
+from zoo.data.generated_folder import check_generated
+from zoo.data.lidar_writer import KittiSettings, write_kitti
 from zoo.data.openpcdet import read_kitti_infos
 
 __all__ = ["KittiFrames", "KittiSource", "labelled_frame", "read_plane"]

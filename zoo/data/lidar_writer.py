@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
-import os
-import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from zoo.data.bad_samples import SampleError
 from zoo.data.boxes import Calibration, lidar_to_camera_boxes, observation_angle
 from zoo.data.formats.kitti import KittiLabels, write_calibration, write_labels
 from zoo.data.formats.semantic_kitti import SEQUENCES, write_point_labels
 from zoo.data.formats.velodyne import write_velodyne
+from zoo.data.generated_folder import GeneratedFolder
 from zoo.data.lidar_objects import SPLITS, Split
 from zoo.data.lidar_scene import LidarFrame, make_drive, make_frame
 from zoo.data.lidar_sensor import Camera, LidarSensor
 from zoo.data.lidar_street import StreetSpec
 from zoo.data.progress import track
-
-SCHEMA = 1
-DESCRIPTION = "generated.json"
 
 # least visible share of an object's rays for occlusion 0, 1 and 2; 3 below that
 OCCLUSION = (0.8, 0.45, 0.1)
@@ -79,7 +73,7 @@ def write_kitti(
     """
     settings = settings or KittiSettings()
     counts = {"train": settings.num_train, "val": settings.num_val, "test": settings.num_test}
-    with _Output(Path(root), "kitti", settings, overwrite) as output:
+    with GeneratedFolder(Path(root), "kitti", settings, overwrite) as output:
         lists: dict[str, list[str]] = {}
         jobs: list[_FrameJob] = []
         for split in SPLITS:
@@ -195,7 +189,7 @@ def write_semantic_kitti(
     unknown = [name for name in settings.frames if name not in split_of]
     if unknown:
         raise ValueError(f"frames: found the sequence {unknown[0]!r}, expected two digits from '00' to '21'")
-    with _Output(Path(root), "semantic_kitti", settings, overwrite) as output:
+    with GeneratedFolder(Path(root), "semantic_kitti", settings, overwrite) as output:
         for name, count in settings.frames.items():
             folder = output / "sequences" / name
             (folder / "velodyne").mkdir(parents=True)
@@ -229,51 +223,3 @@ def _write_trajectory(folder: Path, poses: list[NDArray[Any]], times: list[float
         f"{name}: " + " ".join(f"{value:.12e}" for value in matrix.reshape(-1)) + "\n" for name, matrix in rows.items()
     ]
     (folder / "calib.txt").write_text("".join(text))
-
-
-class _Output:
-    """A folder that is written beside its place and moved there when it is complete."""
-
-    def __init__(self, root: Path, layout: str, settings: Any, overwrite: bool) -> None:
-        if root.exists() and not overwrite:
-            raise FileExistsError(f"{root} exists; choose another folder, or say overwrite=True to replace it")
-        if root.exists() and any(root.iterdir()) and not (root / DESCRIPTION).is_file():
-            raise FileExistsError(f"{root} was not made by this generator (no {DESCRIPTION}) and is not replaced")
-        self.root, self.part = root, root.with_name(f".{root.name}.{os.getpid()}.part")
-        self.description = describe(layout, settings)
-
-    def __enter__(self) -> Path:
-        self.part.mkdir(parents=True)
-        return self.part
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            shutil.rmtree(self.part, ignore_errors=True)
-            return
-        (self.part / DESCRIPTION).write_text(json.dumps(self.description, indent=1))
-        if self.root.exists():
-            shutil.rmtree(self.root)
-        self.part.rename(self.root)
-
-
-def describe(layout: str, settings: KittiSettings | SemanticKittiSettings) -> dict[str, Any]:
-    """What ``generated.json`` says of a generated folder."""
-    return {"schema": SCHEMA, "layout": layout, "settings": json.loads(json.dumps(asdict(settings)))}
-
-
-def check_generated(root: Path | str, layout: str, settings: KittiSettings | SemanticKittiSettings) -> None:
-    """Make sure that a generated folder is the one that these settings and this version would make.
-
-    Raises:
-        SampleError: it was made by another version or with other settings.
-    """
-    path = Path(root) / DESCRIPTION
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise SampleError(path, f"no readable description of a generated set ({error})") from error
-    if found != describe(layout, settings):
-        what = "by another version" if found.get("schema") != SCHEMA else "with other settings"
-        raise SampleError(
-            path, f"was generated {what}; rebuild it with tools/prepare_data.py action=generate overwrite=true"
-        )

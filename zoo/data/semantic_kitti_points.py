@@ -11,7 +11,8 @@ from torch import Tensor
 
 from zoo.data.formats.frame_files import FrameFiles
 from zoo.data.formats.semantic_kitti import CLASSES, SemanticKitti, to_raw_ids, to_train_ids, write_point_labels
-from zoo.data.lidar_writer import DESCRIPTION, SemanticKittiSettings, check_generated, write_semantic_kitti
+from zoo.data.generated_folder import DESCRIPTION, check_generated
+from zoo.data.lidar_writer import SemanticKittiSettings, write_semantic_kitti
 from zoo.data.point_clouds import OnBadSample, PointSource, Split
 from zoo.data.point_samples import IGNORE, PointSample, check_sample
 from zoo.files import atomic_path

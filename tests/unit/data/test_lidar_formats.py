@@ -20,6 +20,7 @@ from zoo.data.formats.semantic_kitti import (
     to_train_ids,
 )
 from zoo.data.formats.velodyne import read_velodyne, write_velodyne
+from zoo.data.generated_folder import check_generated
 from zoo.data.lidar_scene import make_frame
 from zoo.data.lidar_sensor import Camera, LidarSensor
 from zoo.data.lidar_street import StreetSpec
@@ -27,7 +28,6 @@ from zoo.data.lidar_writer import (
     KittiSettings,
     SemanticKittiSettings,
     camera_calibration,
-    check_generated,
     kitti_labels,
     write_kitti,
     write_semantic_kitti,
