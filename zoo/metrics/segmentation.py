@@ -49,7 +49,7 @@ class ConfusionMatrix(Metric):
         """
         if prediction.shape != target.shape or target.dim() != 1:
             raise ValueError(
-                f"prediction, target: found shapes {tuple(prediction.shape)}, {tuple(target.shape)}, expected (N,) twice"
+                f"prediction, target: found shapes {tuple(prediction.shape)}, {tuple(target.shape)}; expected (N,)"
             )
         kept = target != self.ignore
         prediction, target = prediction[kept], target[kept]
@@ -72,7 +72,7 @@ class ConfusionMatrix(Metric):
         return self.counts.diagonal().double() / self.counts.sum(1).clamp(min=1)
 
     def compute(self) -> dict[str, Tensor]:
-        """``accuracy``, ``class_accuracy``, ``miou``, ``class_accuracy_present``, ``miou_present``; NaN without data."""
+        """``accuracy``, ``class_accuracy``, ``miou`` and the last two as ``..._present``; NaN without data."""
         present = self.counts.sum(1) > 0
         recall, iou = self.class_accuracy(), self.class_iou()
         values = {
