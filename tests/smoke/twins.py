@@ -14,6 +14,15 @@ _STREETS = (
     "data.source.generator.sensor.beams=24",
     "data.source.generator.sensor.azimuth_steps=700",
 )
+_SHAPES = (
+    "data=synthetic_shapes",
+    "data.source.generator.num_train=2",
+    "data.source.generator.num_test=1",
+    "data.source.generator.num_points=128",
+    "data.batch_size=4",
+    "data.num_workers=0",
+    "model.num_classes=14",
+)
 SAMPLES: dict[str, tuple[str, ...]] = {  # what stands in for the data of a recipe, by the class that reads it
     "zoo.data.radiance_fields.RadianceFieldData": (
         "data=synthetic_scene",
@@ -22,6 +31,13 @@ SAMPLES: dict[str, tuple[str, ...]] = {  # what stands in for the data of a reci
         "data.generator.num_train=4",
         "data.generator.num_val=2",
         "data.generator.num_test=2",
+    ),
+    "zoo.data.modelnet.ModelNet": _SHAPES,
+    "zoo.data.voxel_shapes.VoxelShapes": (*_SHAPES, "data.feature_names=[coord]"),
+    "zoo.data.semantic_kitti_points.SemanticKittiPoints": (
+        "data=tiny_street",  # in configs/data here
+        "data.batch_size=2",
+        "data.num_workers=0",
     ),
     "zoo.data.kitti_detection.KittiSource": _STREETS,
     "zoo.data.waymo_detection.WaymoSource": (
@@ -61,15 +77,13 @@ def twin(name: str, data_dir: Path, steps: int) -> tuple[str, ...]:
     """
     recipe = compose([f"experiment={name}"])
     data = recipe.data
-    if "source" in data:  # a detector keeps its classes and range, which its size depends on
-        reader = data.source._target_
+    reader, kept = (data.source if "source" in data else data)._target_, ()
+    if "class_names" in data:  # a detector keeps its classes and range, which its size depends on
         kept = (
             f"data.class_names=[{','.join(data.class_names)}]",
             f"data.point_range={list(data.point_range)}",
             "data.batch_size=1",
         )
-    else:
-        reader, kept = data._target_, ()
     return (
         f"experiment={name}",
         *SAMPLES[reader],

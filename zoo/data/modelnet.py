@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class PreparedShapes(FrameFiles[PointSample]):
                 found = json.loads(str(file["description"]))
                 points, offsets, categories = file["points"], file["offsets"], file["categories"]
                 names, skipped = file["names"], file["skipped"]
-        except (OSError, ValueError, KeyError, zlib.error) as error:
+        except (OSError, ValueError, KeyError, zlib.error, zipfile.BadZipFile) as error:
             raise SampleError(path, f"not a readable prepared file ({error}); {_REBUILD}") from error
         for key, value in expected.items():
             if found.get(key) != value:

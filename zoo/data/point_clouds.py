@@ -206,9 +206,9 @@ class PointCloudData(LightningDataModule):
         """The clouds to train, watch or measure on, as they are on disk."""
         if split not in self._splits:
             name = self.source.splits[split]
-            same = [other for other in self._splits if self.source.splits[other] == name]
-            if same:
-                return self._splits[same[0]]
+            for other, opened in self._splits.items():
+                if self.source.splits[other] == name:
+                    return opened
             samples = self.source.open_split(name, self.on_bad_sample)
             logger.info("%s: %s has %d clouds", self.source.root, name, len(samples))
             self._splits[split] = samples

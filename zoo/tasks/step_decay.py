@@ -19,7 +19,5 @@ def step_decay(
         ValueError: shares outside of (0, 1] or a run without steps.
     """
     if total_steps < 1 or not all(0 < share <= 1 for share in shares):
-        raise ValueError(
-            f"total_steps, shares: found {total_steps}, {list(shares)}, expected >= 1, shares in (0, 1]"
-        )
+        raise ValueError(f"total_steps, shares: found {total_steps}, {list(shares)}, expected >= 1, shares in (0, 1]")
     return MultiStepLR(optimizer, milestones=[round(share * total_steps) for share in shares], gamma=factor)
