@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 def center_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -29,24 +28,6 @@ def center_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
     positive = torch.where(peak, (1 - probability) ** 2 * probability.log(), 0)
     negative = torch.where(peak, 0, (1 - target) ** 4 * probability**2 * (1 - probability).log())
     return -(positive.sum() + negative.sum()) / peak.sum().clamp(min=1)
-
-
-def sigmoid_focal_loss(logits: Tensor, target: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    r"""Focal loss of each element, ``-a (1 - p_t)^gamma ln p_t`` with ``a`` = alpha for ones, 1 - alpha for zeros.
-
-    Args:
-        logits: Any shape.
-        target: 0 or 1, the same shape.
-        alpha: Weight of the ones.
-        gamma: How strongly easy elements are held back.
-
-    Returns:
-        The loss of each element.
-    """
-    probability = logits.sigmoid()
-    cross_entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    wrong = target * (1 - probability) + (1 - target) * probability
-    return (target * alpha + (1 - target) * (1 - alpha)) * wrong**gamma * cross_entropy
 
 
 def distance_iou(boxes: Tensor, others: Tensor) -> Tensor:

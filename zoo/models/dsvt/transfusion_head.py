@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zoo.data.detection import Detections
-from zoo.losses.center_heatmap import center_focal_loss, sigmoid_focal_loss
+from zoo.losses.center_heatmap import center_focal_loss
+from zoo.losses.focal import sigmoid_focal_loss
 from zoo.models.dsvt.backbone import MultiHeadProjection
 from zoo.ops import boxes_aligned_iou, boxes_iou_3d, draw_heatmap, gaussian_radius, nms_rotated
 

@@ -15,6 +15,7 @@ Where it differs from upstream:
 - Kernels of one cell hold the matrix that spconv multiplies by, see `remap_upstream`.
 """
 
+from zoo.models.e3dsnn.detector import E3DSNNDetector
 from zoo.models.e3dsnn.networks import (
     PRESETS,
     E3DSNNClassifier,
@@ -28,6 +29,7 @@ from zoo.models.e3dsnn.upstream import remap_upstream
 __all__ = [
     "PRESETS",
     "E3DSNNClassifier",
+    "E3DSNNDetector",
     "E3DSNNSegmentor",
     "Preset",
     "PresetName",

@@ -102,6 +102,8 @@ class SpikeBEVBackbone(nn.Module):
         up_strides: By which each level is enlarged.
         up_channels: Of each level after that; the result has their sum.
         neuron: Which neuron; without memory.
+        reads_spikes: Whether the input is spikes already; the first neuron is then left out. Upstream has two neurons
+            there in a row: the second changes no count, but its window keeps the gradient of the counts 0 and D.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class SpikeBEVBackbone(nn.Module):
         up_strides: Sequence[int] = (1, 2),
         up_channels: Sequence[int] = (128, 128),
         neuron: NeuronSpec | None = None,
+        reads_spikes: bool = False,
     ) -> None:
         super().__init__()
         neuron = _single_step(neuron)
@@ -133,8 +136,9 @@ class SpikeBEVBackbone(nn.Module):
             self.blocks.append(nn.Sequential(*layers))
             rise = SpikeConvTranspose2d(width, up_channels[level], up_strides[level], max_count=neuron.spike_limit)
             self.deblocks.append(nn.Sequential(neuron.build(), rise, _batch_norm(up_channels[level])))
+        if reads_spikes:
+            self.blocks[0][1] = nn.Identity()  # type: ignore[index]
         self.out_channels = sum(up_channels)
-        self.stride = strides[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) to (B, sum of up_channels, H', W'), real values."""

@@ -13,6 +13,7 @@ __all__ = ["remap_upstream"]
 
 _LISTS = ("state_dict", "model_state")  # where Pointcept's and OpenPCDet's files keep the tensors
 _STEP_COUNTER = "global_step"  # a buffer of OpenPCDet's detectors
+_SECOND_STAGE = "roi_head."
 
 
 def remap_upstream(checkpoint: Mapping[str, Any], model: nn.Module, *, layout: str = "auto") -> dict[str, Tensor]:
@@ -20,8 +21,9 @@ def remap_upstream(checkpoint: Mapping[str, Any], model: nn.Module, *, layout: s
 
     Taken are the whole file (``state_dict`` of Pointcept, ``model_state`` of OpenPCDet) or the tensors in it, with or
     without ``module.`` (distributed training) and ``backbone.`` (Pointcept). Single backbones of a detector are found
-    below ``backbone_3d.`` and ``backbone_2d.``. Convolutions may have the layout of spconv 1.x or 2.x; kernels of one
-    cell are converted as `zoo.models.layers.spconv_weights` explains.
+    below ``backbone_3d.`` and ``backbone_2d.``; the second stage of Voxel R-CNN (``roi_head.``) is left out.
+    Convolutions may have the layout of spconv 1.x or 2.x; kernels of one cell are converted as
+    `zoo.models.layers.spconv_weights` explains.
 
     Args:
         checkpoint: The file's content, or its tensors.
@@ -36,8 +38,9 @@ def remap_upstream(checkpoint: Mapping[str, Any], model: nn.Module, *, layout: s
         if isinstance(tensors.get(name), Mapping):
             tensors = tensors[name]
     state = {key.removeprefix("module."): value for key, value in tensors.items() if isinstance(value, Tensor)}
-    state.pop(_STEP_COUNTER, None)
     wanted = model.state_dict()
+    if not any(key.startswith(_SECOND_STAGE) for key in wanted):
+        state = {key: value for key, value in state.items() if not key.startswith((_SECOND_STAGE, _STEP_COUNTER))}
     state = _best_prefix(state, wanted)
     missing, surplus = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     if missing or surplus:
