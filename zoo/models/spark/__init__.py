@@ -1,0 +1,19 @@
+"""SparK: masked pre-training of convnets."""
+
+from zoo.models.spark.convnext import ConvNeXt
+from zoo.models.spark.masking import VisibleCells, mask_layers
+from zoo.models.spark.network import LightDecoder, Reconstruction, SparK, SparseEncoder, sample_mask
+from zoo.models.spark.upstream_weights import remap_convnext, remap_upstream
+
+__all__ = [
+    "ConvNeXt",
+    "LightDecoder",
+    "Reconstruction",
+    "SparK",
+    "SparseEncoder",
+    "VisibleCells",
+    "mask_layers",
+    "remap_convnext",
+    "remap_upstream",
+    "sample_mask",
+]
