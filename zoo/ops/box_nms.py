@@ -51,7 +51,8 @@ def nms_rotated(
     Example:
         >>> import torch
         >>> box = torch.tensor([0.0, 0.0, 0.0, 4.0, 2.0, 1.5, 0.0])
-        >>> boxes = torch.stack([box, box + torch.tensor([0.2, 0, 0, 0, 0, 0, 0.1]), box + torch.tensor([9.0] + 6 * [0])])
+        >>> offsets = torch.tensor([7 * [0.0], [0.2, 0, 0, 0, 0, 0, 0.1], [9.0, 0, 0, 0, 0, 0, 0]])
+        >>> boxes = box + offsets
         >>> nms_rotated(boxes, torch.tensor([0.5, 0.9, 0.7]), 0.5)
         tensor([1, 2])
     """
@@ -106,8 +107,6 @@ def nms_rotated_per_class(
     kept = []
     for label, threshold in enumerate(thresholds):
         rows = torch.nonzero(labels == label).squeeze(1)
-        found = nms_rotated(
-            boxes[rows], scores[rows], threshold, max_candidates=max_candidates, max_kept=max_kept
-        )
+        found = nms_rotated(boxes[rows], scores[rows], threshold, max_candidates=max_candidates, max_kept=max_kept)
         kept.append(rows[found])
     return torch.cat(kept) if kept else labels.new_zeros(0)

@@ -26,11 +26,11 @@ def spike_conv(
 
     .. math:: y[o] = \sum_{(i, o) \in k}\ \sum_{c:\, x[i, c] \ne 0} x[i, c]\, W_k[:, c]
 
-    It equals `apply_kernel_map` up to rounding, for any values; spikes are counts 0 to D, stored as floating numbers. On
-    the CPU the values other than zero are listed once, and each pair of rows costs one multiply-add of a weight row for
-    each of them; rows of zeros cost nothing. Above a break-even density the dense kernel is faster and takes over. The
-    choice depends on nothing but the exact share of values that are not zero, the widths and the number of pairs. On CUDA, and without
-    native kernels, this is the dense convolution. Gradients are those of the dense convolution.
+    It equals `apply_kernel_map` up to rounding, for any values; spikes are counts 0 to D, stored as floating numbers.
+    On the CPU the values other than zero are listed once, and each pair of rows costs one multiply-add of a weight row
+    for each of them; rows of zeros cost nothing. Above a break-even density the dense kernel is faster and takes over.
+    The choice depends on nothing but the exact share of values that are not zero, the widths and the number of pairs.
+    On CUDA, and without native kernels, this is the dense convolution. Gradients are those of the dense convolution.
 
     Args:
         features: (N, C_in), float32, float64, bfloat16 or float16.
@@ -62,7 +62,7 @@ def spike_conv(
 
 
 def spike_linear(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Linear layer on features that are mostly zero: ``features @ weight.T + bias``, skipping zeros as `spike_conv` does.
+    """Linear layer on features that are mostly zero: ``features @ weight.T + bias``, without zeros as `spike_conv`.
 
     On CUDA, and where another back-end than ours is active, it is torch's own linear layer.
 

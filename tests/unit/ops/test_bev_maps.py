@@ -79,7 +79,13 @@ def voxels(count: int, batch_size: int, shape: tuple[int, int, int], channels: i
     return torch.randn(count, channels, generator=generator, dtype=torch.float64).to(dtype), coords
 
 
-CASES = [(40, 2, (1, 7, 9), 5), (60, 3, (3, 5, 6), 20), (0, 2, (1, 4, 4), 3), (5, 1, (2, 4, 4), 0), (1, 1, (1, 1, 1), 1)]
+CASES = [
+    (40, 2, (1, 7, 9), 5),
+    (60, 3, (3, 5, 6), 20),
+    (0, 2, (1, 4, 4), 3),
+    (5, 1, (2, 4, 4), 0),
+    (1, 1, (1, 1, 1), 1),
+]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

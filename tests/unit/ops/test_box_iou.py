@@ -49,9 +49,7 @@ def brute_overlap(a: Tensor, b: Tensor) -> Tensor:
     for i, first in enumerate(a.tolist()):
         for j, second in enumerate(b.tolist()):
             points = clip(outline(second), outline(first))
-            area = sum(
-                p[0] * q[1] - p[1] * q[0] for p, q in zip(points, points[1:] + points[:1], strict=True)
-            )
+            area = sum(p[0] * q[1] - p[1] * q[0] for p, q in zip(points, points[1:] + points[:1], strict=True))
             result[i, j] = area / 2
     return result
 

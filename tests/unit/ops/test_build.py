@@ -1,4 +1,4 @@
-"""The build of the native kernels: what a user meets without a compiler, with a broken one, or with a read-only cache."""
+"""The build of the native kernels: what a user meets without a compiler, with a broken one or a read-only cache."""
 
 from __future__ import annotations
 

@@ -53,7 +53,10 @@ def op_arguments(count: int, cameras: int, dtype: torch.dtype, *, absolute: bool
     tiles = intersect_gaussian_tiles(found.means2d, found.radii, found.depths, *SIZE)
     colors = gaussian_colors(means, coeffs, views[:, :3, 3], 1, radii=found.radii)
     seen = opacities.expand(cameras, -1).contiguous()
-    background, rules = like(colors[:, 0]) if count else torch.ones(cameras, 3, dtype=dtype), (0.99, 1 / 255, 1e-4, True)
+    background, rules = (
+        like(colors[:, 0]) if count else torch.ones(cameras, 3, dtype=dtype),
+        (0.99, 1 / 255, 1e-4, True),
+    )
     inputs = (found.means2d, found.conics, colors, seen, background)
     lists = tiles[1:5]
     picture, through, last = torch.ops.zoo.rasterize_gaussians(*inputs, None, *lists, *SIZE, 16, *rules)
@@ -101,11 +104,15 @@ def test_native_matches_reference(count, dtype):
 def test_opcheck(name):
     arguments = op_arguments(6, 1, torch.float64)[name]
     leaves = [
-        value.requires_grad_() if isinstance(value, Tensor) and value.is_floating_point() and "backward" not in name else value
+        value.requires_grad_()
+        if isinstance(value, Tensor) and value.is_floating_point() and "backward" not in name
+        else value
         for value in arguments
     ]
     utils = ("test_schema", "test_faketensor") if "backward" in name or "intersect" in name else None
-    torch.library.opcheck(getattr(torch.ops.zoo, name).default, tuple(leaves), **({"test_utils": utils} if utils else {}))
+    torch.library.opcheck(
+        getattr(torch.ops.zoo, name).default, tuple(leaves), **({"test_utils": utils} if utils else {})
+    )
 
 
 @pytest.mark.parametrize("count", [1, 200])
@@ -128,7 +135,9 @@ def brute_force(means, quats, scales, opacities, coeffs, views, intrinsics, rule
             for i in order:
                 dx, dy = (found.means2d[0, i] - torch.tensor([column + 0.5, row + 0.5])).tolist()
                 a, b, c = found.conics[0, i].tolist()
-                alpha = float(opacities[i]) * float(torch.exp(torch.tensor(-(0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy))))
+                alpha = float(opacities[i]) * float(
+                    torch.exp(torch.tensor(-(0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy)))
+                )
                 alpha = min(rules.max_alpha, alpha)
                 if alpha < rules.min_alpha:
                     continue
@@ -248,9 +257,14 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="intrinsics: found shape"):
         render_gaussians(*values[:6], torch.eye(3)[None], *SIZE)
     found = render_gaussians(*values, *SIZE)
+    wrong = dataclasses.replace(GAUSSIAN_RULES["inria"])
+    projected = found.projected
     with pytest.raises(ValueError, match="tiles: found lists of 4"):
-        wrong = dataclasses.replace(GAUSSIAN_RULES["inria"])
         rasterize_gaussians(
-            found.projected.means2d[:, :2], found.projected.conics[:, :2], torch.ones(1, 2, 3), torch.ones(1, 2),
-            found.tiles, rules=wrong,
-        )  # fmt: skip
+            projected.means2d[:, :2],
+            projected.conics[:, :2],
+            torch.ones(1, 2, 3),
+            torch.ones(1, 2),
+            found.tiles,
+            rules=wrong,
+        )

@@ -7,6 +7,7 @@ import torch
 
 from zoo.ops import grid_sample_points
 
+
 @pytest.mark.parametrize("key", ["fnv", "linear"])
 def test_every_point_is_in_a_fragment_and_every_fragment_has_every_cell(key: str) -> None:
     coords = torch.randn(300, 3, generator=torch.Generator().manual_seed(0))

@@ -20,7 +20,7 @@ _CHUNK = 1 << 16  # pairs at once
 
 
 def usable(boxes: Tensor) -> Tensor:
-    """Which boxes have a volume or footprint at all: finite numbers and edge lengths above 0 on the ground, ``(N,)``."""
+    """Which boxes have a volume or footprint at all: finite numbers and edges above 0 on the ground, ``(N,)``."""
     return torch.isfinite(boxes).all(-1) & (boxes[:, 3:5] > 0).all(-1)
 
 
