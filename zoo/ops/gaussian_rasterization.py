@@ -106,6 +106,7 @@ def rasterize_gaussians(
         ValueError: Wrong shape, dtype or device.
 
     Example:
+        >>> from zoo.ops import intersect_gaussian_tiles
         >>> where, depth = torch.tensor([[[8.5, 8.5]]]), torch.ones(1, 1)
         >>> tiles = intersect_gaussian_tiles(where, torch.full((1, 1, 2), 8, dtype=torch.int32), depth, 16, 16)
         >>> picture = rasterize_gaussians(where, torch.tensor([[[1.0, 0, 1]]]), torch.ones(1, 1, 3), 0.5 * depth, tiles)
