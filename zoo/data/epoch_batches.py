@@ -15,7 +15,14 @@ def steps_per_epoch(num_samples: int, batch_size: int) -> int:
 
 
 def epoch_batch(
-    step: int, *, num_samples: int, batch_size: int, seed: int = 1, world_size: int = 1, rank: int = 0, fill: bool = True
+    step: int,
+    *,
+    num_samples: int,
+    batch_size: int,
+    seed: int = 1,
+    world_size: int = 1,
+    rank: int = 0,
+    fill: bool = True,
 ) -> list[int]:
     """Indices of a process at a step: a permutation seeded with ``seed + epoch``, cut into one share a process.
 

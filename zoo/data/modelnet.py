@@ -80,9 +80,7 @@ class PreparedShapes(FrameFiles[PointSample]):
     def read(self, number: int) -> PointSample:
         """One cloud with the feature ``normal``."""
         rows = self.points[self.offsets[number] : self.offsets[number + 1]]
-        sample = PointSample(
-            self.names[number], rows[:, :3], {"normal": rows[:, 3:]}, category=self.categories[number]
-        )
+        sample = PointSample(self.names[number], rows[:, :3], {"normal": rows[:, 3:]}, category=self.categories[number])
         return check_sample(sample, f"{self.path} ({sample.name})")
 
 

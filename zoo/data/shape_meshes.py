@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Part", "box", "extrude", "hidden_points", "join", "lathe", "rotation", "rod", "tube"]
+__all__ = ["Part", "box", "extrude", "hidden_points", "join", "lathe", "rod", "rotation", "tube"]
 
 Array = NDArray[np.float64]
 

@@ -36,9 +36,7 @@ class PackedVoxels(FrameFiles[PointSample]):
             values = _read(path, f"{name}_{split}")
             side = round((values.shape[-1] * 8) ** (1 / 3)) if values.ndim == 2 else 0
             if values.dtype != np.uint8 or values.ndim != 2 or side**3 != values.shape[1] * 8:
-                raise SampleError(
-                    path, f"{name}_{split} is {values.dtype} {values.shape}, expected uint8 (n, R^3 / 8)"
-                )
+                raise SampleError(path, f"{name}_{split} is {values.dtype} {values.shape}, expected uint8 (n, R^3 / 8)")
             self.packed.append(values)
         self._places = [(label, row) for label, values in enumerate(self.packed) for row in range(len(values))]
         if not self._places:

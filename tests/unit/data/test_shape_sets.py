@@ -74,7 +74,7 @@ def test_damaged_clouds(tmp_path: Path, text: str, match: str) -> None:
 def write_set(root: Path, count: int = 40) -> None:
     rng = np.random.default_rng(0)
     names = {"train": ["night_stand_0001", "cup_0001", "cup_0002"], "test": ["cup_0003"]}
-    for name in sum(names.values(), []):
+    for name in (*names["train"], *names["test"]):
         folder = root / name.rpartition("_")[0]
         folder.mkdir(parents=True, exist_ok=True)
         write_resampled(folder / f"{name}.txt", rng.normal(size=(count, 6)))
@@ -221,7 +221,10 @@ def test_sweeps_have_strength_and_training_labels(street: Path) -> None:
 def test_cut_sweeps_and_labels_are_errors_or_counted(street: Path, tmp_path: Path) -> None:
     import shutil
 
-    for kind, name, match in (("velodyne", "000000.bin", "no whole number of rows"), ("labels", "000000.label", "expected")):
+    for kind, name, match in (
+        ("velodyne", "000000.bin", "no whole number of rows"),
+        ("labels", "000000.label", "expected"),
+    ):
         root = tmp_path / kind
         shutil.copytree(street, root)
         path = root / "sequences" / "00" / kind / name

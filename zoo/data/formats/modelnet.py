@@ -118,7 +118,9 @@ def read_resampled(path: Path | str) -> Array:
     lines = path.read_text(errors="replace").splitlines()
     wrong = next((number for number, line in enumerate(lines, 1) if line.count(",") != 5), None)
     if wrong is not None:
-        raise SampleError(path, f"line {wrong} is {lines[wrong - 1]!r}, expected x,y,z,nx,ny,nz; is the file cut short?")
+        raise SampleError(
+            path, f"line {wrong} is {lines[wrong - 1]!r}, expected x,y,z,nx,ny,nz; is the file cut short?"
+        )
     if not lines:
         raise SampleError(path, "an empty file, expected lines x,y,z,nx,ny,nz")
     try:
