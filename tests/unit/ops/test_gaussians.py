@@ -118,8 +118,6 @@ def test_opcheck(name):
 @pytest.mark.parametrize("count", [1, 200])
 def test_same_bits_for_all_threads(count):
     for name, arguments in op_arguments(count, 2, torch.float32, absolute=True).items():
-        if name == "gaussian_colors_backward":
-            continue  # plain torch, whose sums depend on the number of threads
         assert_same_for_all_threads(lambda name=name, arguments=arguments: getattr(torch.ops.zoo, name)(*arguments))
 
 
@@ -223,7 +221,7 @@ def test_zero_scales_draw_the_blur_only():
     values[2] = torch.zeros_like(values[2]).requires_grad_()
     found = render_gaussians(*values, *SIZE, sh_degree=1)
     found.colors.sum().backward()
-    assert float(found.alphas.max()) > 0
+    assert float(found.alphas.detach().max()) > 0
     assert values[2].grad is not None
     assert bool(torch.isfinite(values[2].grad).all())
 

@@ -28,7 +28,7 @@ def tile_batches(tile_offsets: Tensor, pixels: int) -> list[Tensor]:
     return batches
 
 
-class _Tiling(NamedTuple):
+class Tiling(NamedTuple):
     """How pictures are cut into tiles, and the Gaussians of each."""
 
     tile_offsets: Tensor
@@ -74,10 +74,10 @@ class _Tiling(NamedTuple):
         return grid.reshape(-1, self.size**2, *tail)
 
 
-def _composite(
-    offsets: Tensor, conics: Tensor, colors: Tensor, opacities: Tensor, real: Tensor, rules: Rules
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Colours ``(B, P, D)``, transmittances and last contributors ``(B, P)`` of B tiles with K Gaussians each."""
+def contributors(
+    offsets: Tensor, conics: Tensor, opacities: Tensor, real: Tensor, rules: Rules
+) -> tuple[Tensor, Tensor]:
+    """Alpha ``(B, P, K)`` of B tiles' K Gaussians at their P pixels, and the mask of those that count there."""
     max_alpha, min_alpha, stop, stop_at_equal = rules
     dx, dy = offsets.unbind(-1)  # (B, P, K)
     a, b, c = (column[:, None] for column in conics.unbind(-1))
@@ -85,7 +85,14 @@ def _composite(
     alpha = (opacities[:, None] * torch.exp(-sigma)).clamp_max(max_alpha)
     counts = real[:, None] & (sigma >= 0) & (alpha >= min_alpha)
     after = torch.cumprod(1 - torch.where(counts, alpha.detach(), 0), dim=-1)
-    counts = counts & ((after > stop) if stop_at_equal else (after >= stop))
+    return alpha, counts & ((after > stop) if stop_at_equal else (after >= stop))
+
+
+def _composite(
+    offsets: Tensor, conics: Tensor, colors: Tensor, opacities: Tensor, real: Tensor, rules: Rules
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Colours ``(B, P, D)``, transmittances and last contributors ``(B, P)`` of B tiles with K Gaussians each."""
+    alpha, counts = contributors(offsets, conics, opacities, real, rules)
     alpha = torch.where(counts, alpha, 0)
     through = torch.nn.functional.pad(torch.cumprod(1 - alpha, dim=-1), (1, 0), value=1.0)
     numbers = torch.arange(counts.shape[-1], device=counts.device)
@@ -99,7 +106,7 @@ def _flatten(values: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _pictures(
-    means2d: Tensor, conics: Tensor, colors: Tensor, opacities: Tensor, backgrounds: Tensor, tiling: _Tiling,
+    means2d: Tensor, conics: Tensor, colors: Tensor, opacities: Tensor, backgrounds: Tensor, tiling: Tiling,
     rules: Rules,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     flat_means, *flat = _flatten((means2d, conics, colors, opacities))
@@ -120,7 +127,7 @@ def rasterize_gaussians(
     max_alpha: float, min_alpha: float, stop: float, stop_at_equal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Pictures ``(C, H, W, D)``, transmittances ``(C, H, W)`` and last contributors ``(C, H, W)`` int32."""
-    rules, tiling = (max_alpha, min_alpha, stop, stop_at_equal), _Tiling(tile_offsets, ids, width, height, tile_size)
+    rules, tiling = (max_alpha, min_alpha, stop, stop_at_equal), Tiling(tile_offsets, ids, width, height, tile_size)
     picture, transmittance, last = _pictures(means2d, conics, colors, opacities, backgrounds, tiling, rules)
     return picture.contiguous(), transmittance.contiguous(), last.to(torch.int32).contiguous()
 
@@ -132,7 +139,7 @@ def rasterize_gaussians_backward(
     min_alpha: float, stop: float, stop_at_equal: bool, absolute: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of means2d, conics, colours, opacities, backgrounds, and sums of absolute gradients of means2d."""
-    rules, tiling = (max_alpha, min_alpha, stop, stop_at_equal), _Tiling(tile_offsets, ids, width, height, tile_size)
+    rules, tiling = (max_alpha, min_alpha, stop, stop_at_equal), Tiling(tile_offsets, ids, width, height, tile_size)
     leaves = [means2d, conics, colors, opacities, backgrounds]
     grads = [grad_picture, grad_transmittance]
     results = vjp(lambda *values: _pictures(*values, tiling=tiling, rules=rules)[:2], leaves, grads)
@@ -144,7 +151,7 @@ def rasterize_gaussians_backward(
     return values[0], values[1], values[2], values[3], values[4], magnitude
 
 
-def _absolute(grads: Sequence[Tensor], leaves: Sequence[Tensor], tiling: _Tiling, rules: Rules) -> Tensor:
+def _absolute(grads: Sequence[Tensor], leaves: Sequence[Tensor], tiling: Tiling, rules: Rules) -> Tensor:
     """Sum over pixels of the absolute gradient that each pixel gives to a mean, ``(C, N, 2)``."""
     flat_means, *flat = _flatten(leaves[:4])
     tiled = [tiling.to_tiles(grad) for grad in grads]
