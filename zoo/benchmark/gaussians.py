@@ -8,6 +8,7 @@ reference), and differentiates that.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,12 +88,12 @@ def _compositing(count: int, width: int, height: int) -> Iterator[Case]:
     background = torch.zeros(1, 3)
 
     def ours() -> tuple[Tensor, ...]:
-        picture = rasterize_gaussians(*leaves, tiles).colors
+        picture = rasterize_gaussians(*leaves, tiles=tiles).colors
         return (picture.detach(), *torch.autograd.grad(picture, leaves, grad))
 
     def peer() -> tuple[Tensor, ...]:
-        inputs = (*leaves, background, None, *tiles[1:5])
-        picture = reference.rasterize_gaussians(*inputs, width, height, tiles.tile_size, *RULES)[0]
+        inputs: tuple[Any, ...] = (*leaves, background, None, *tiles[1:5], width, height, tiles.tile_size, *RULES)
+        picture = reference.rasterize_gaussians(*inputs)[0]
         return (picture.detach(), *torch.autograd.grad(picture, leaves, grad))
 
     yield Case(
@@ -105,11 +106,12 @@ def _compositing(count: int, width: int, height: int) -> Iterator[Case]:
 def _training_step(count: int, width: int, height: int) -> Case:
     values, view, intrinsics = scene(count, width, height, 8.0, 16)
     leaves = [torch.nn.Parameter(value.clone()) for value in values]
+    inputs: tuple[Any, ...] = (*leaves, view, intrinsics, width, height)
     optimizer = torch.optim.Adam(leaves, lr=1e-6, eps=1e-15, fused=True)
     target = torch.rand(1, height, width, 3, generator=torch.Generator().manual_seed(2))
 
     def step() -> Tensor:
-        picture = render_gaussians(*leaves, view, intrinsics, width, height, sh_degree=3).colors
+        picture = render_gaussians(*inputs, sh_degree=3).colors
         loss = 0.8 * (picture - target).abs().mean() + 0.2 * (1 - ssim(picture, target, variant="gaussian_zero").mean())
         optimizer.zero_grad()
         loss.backward()
