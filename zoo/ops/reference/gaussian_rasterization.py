@@ -39,10 +39,12 @@ class Tiling(NamedTuple):
 
     @property
     def columns(self) -> int:
+        """Tiles side by side."""
         return -(-self.width // self.size)
 
     @property
     def rows(self) -> int:
+        """Tiles one above the other."""
         return -(-self.height // self.size)
 
     def members(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
