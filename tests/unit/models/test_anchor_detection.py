@@ -180,6 +180,7 @@ def test_voxels_are_means_at_their_place() -> None:
     assert x.features[:, 3].tolist() == [2.0, 5.0]
 
 
+@pytest.mark.slow
 def test_losses_fall_and_every_parameter_learns() -> None:
     model, batch = detector(), cars()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)

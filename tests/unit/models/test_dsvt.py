@@ -92,6 +92,7 @@ def test_learns_with_every_parameter(head, voxels):
     assert not [name for name, parameter in net.named_parameters() if parameter.grad is None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["center", "transfusion"])
 def test_overfits_and_predicts(head):
     net, batch = small(head), scene()
