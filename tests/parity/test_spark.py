@@ -221,6 +221,7 @@ def check_masked_ops(case: Case) -> None:
         grads = {"input": x.grad, **{key: p.grad for key, p in layer.named_parameters()}}
         for key, grad in grads.items():
             assert grad is not None
+            # sums that cancel: the case changes the relative tolerance for gradients, the absolute one stands
             assert_close(grad, case[f"grad/{name}.{key}"], rtol=1e-3, atol=1e-5, what=f"{name} {key}")
     for name, text in case.config["pools"].items():
         kernel, stride, padding = (int((re.search(p, text) or [0, 0])[1]) for p in (r"^(\d+)", r"s(\d+)", r"p(\d+)"))
@@ -283,11 +284,25 @@ def check_mask_sampling(case: Case) -> None:
         assert torch.equal(mask, case[f"output/mask{index}"].bool())
 
 
-def _optimizer_for(model: nn.Module, lr: float, betas: tuple[float, float]) -> LAMB:
-    return LAMB(decay_groups(model.named_parameters()), lr=lr, betas=betas, max_grad_norm=5.0)
+def _numbers(pattern: str, text: str) -> list[float]:
+    """The groups of a pattern that stands in a case's prose."""
+    found = re.search(pattern.replace("NUMBER", r"([\d.]+(?:e-?\d+)?)"), text)
+    assert found, f"{text!r} says nothing like {pattern!r}"
+    return [float(number) for number in found.groups()]
+
+
+def _annealing(text: str, optimizer: torch.optim.Optimizer, total_steps: int) -> AnnealedDecay:
+    """The schedule that a case describes, as in ``peak lr 0.03, wd 0.04 -> 0.2, warm-up 1 iteration``."""
+    start, end = _numbers("wd NUMBER -> NUMBER", text)
+    (warmup,) = _numbers("warm-up NUMBER", text)
+    return AnnealedDecay(
+        optimizer, total_steps=total_steps, warmup_steps=int(warmup), weight_decay=start, weight_decay_end=end
+    )
 
 
 def check_lamb(case: Case) -> None:
+    text = case.meta["description"]
+    ((lr,), (total,)) = _numbers("peak lr NUMBER", text), _numbers("NUMBER iterations in total", text)
     for variant in ("pretrain", "finetune"):
         spec, names = case.config[variant], case.config["groups"]
         parameters = {key: nn.Parameter(value.clone()) for key, value in case.group("state").items()}
@@ -295,15 +310,15 @@ def check_lamb(case: Case) -> None:
         assert {frozenset(group["names"]) for group in groups} == {frozenset(v) for v in names.values()}
         optimizer = LAMB(
             groups,
-            lr=0.03,
+            lr=lr,
             betas=tuple(spec["betas"]),
             eps=spec["eps"],
             max_grad_norm=spec["max_grad_norm"],
             bias_correction=spec["bias_correction"],
             always_adapt=spec["always_adapt"],
         )
-        schedule = AnnealedDecay(optimizer, total_steps=4, warmup_steps=1, weight_decay=0.04, weight_decay_end=0.2)
-        for step in range(4):
+        schedule = _annealing(text, optimizer, int(total))
+        for step in range(int(total)):
             for key, parameter in parameters.items():
                 parameter.grad = case[f"input/grad_step{step}.{key}"].clone()
             optimizer.step()
@@ -317,8 +332,8 @@ def check_schedule(case: Case) -> None:
     values = case.meta["values"]
     for name in sorted({key.split(".")[0].removeprefix("output/") for key in case.tensors}):
         spec = values[name]
-        scale = 0.7**3 if spec.get("lr_scale") == "0.7**3" else 1.0
-        group = {"params": [nn.Parameter(torch.zeros(1))], "lr_scale": scale}
+        base, power = _numbers(r"^NUMBER\*\*NUMBER$", str(spec.get("lr_scale", "1**1")))
+        group = {"params": [nn.Parameter(torch.zeros(1))], "lr_scale": base**power}
         optimizer = torch.optim.SGD([group], lr=spec["base_lr"] * spec["bs"] / 256)
         total = spec["ep"] * spec["iters"]
         schedule = AnnealedDecay(
@@ -386,9 +401,14 @@ def _check_scales(name: str, spec: dict[str, Any], depths: list[int]) -> None:
 
 def check_train_steps(case: Case) -> None:
     model = build_spark(case).train()
-    optimizer = _optimizer_for(model, 0.01, (0.9, 0.95))
+    first, second, eps, norm = _numbers(
+        r"betas \(NUMBER,NUMBER\), eps NUMBER, max_grad_norm NUMBER", case.config["optimizer"]
+    )
+    (lr,) = _numbers("peak lr NUMBER", case.config["schedule"])
+    groups = decay_groups(model.named_parameters())
+    optimizer = LAMB(groups, lr=lr, betas=(first, second), eps=eps, max_grad_norm=norm)
     total = len(case["output/losses"])
-    schedule = AnnealedDecay(optimizer, total_steps=total, warmup_steps=2, weight_decay=0.04, weight_decay_end=0.2)
+    schedule = _annealing(case.config["schedule"], optimizer, total)
     losses = []
     for step in range(total):
         optimizer.zero_grad()
