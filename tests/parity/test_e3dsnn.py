@@ -315,7 +315,8 @@ def energy(case: Case) -> None:
         else:
             assert layer.spike_mean is not None
             assert layer.synaptic_ops == want["sop"], layer.name
-            assert abs(layer.spike_mean - want["spike_mean"]) <= 1e-6, layer.name  # stated with 6 decimals
+            # stated with 6 decimals of a float32 mean: 127 / 408 stands there as 0.311274
+            assert abs(layer.spike_mean - want["spike_mean"]) <= 1e-6, layer.name
     totals = {
         "mac_total": report.macs,
         "mac_real_input": report.macs_of_real_input,
@@ -324,7 +325,7 @@ def energy(case: Case) -> None:
         "snn_energy_pJ": report.energy_pj,
     }
     for name, value in totals.items():
-        assert value == pytest.approx(case.meta[name], rel=1e-12), name
+        assert value == case.meta[name], name
     assert report.num_samples == len(source["input/offset"])
 
 
