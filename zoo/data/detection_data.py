@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from zoo.data.bad_samples import DataReport
@@ -22,7 +21,7 @@ from zoo.data.detection_frames import (
     OnBadSample,
 )
 from zoo.data.detection_transforms import PreparedTransform, Transform, apply_transforms
-from zoo.data.step_loader import StepLoader, shuffled_indices
+from zoo.data.step_loader import StepData, StepLoader, shuffled_indices
 
 __all__ = ["DetectionData", "Fade"]
 
@@ -92,7 +91,7 @@ def _collate_frames(pairs: Sequence[tuple[DetectionSample, DetectionFrame]]) -> 
     return EvaluationBatch(collate_detection([sample for sample, _ in pairs]), [frame for _, frame in pairs])
 
 
-class DetectionData(LightningDataModule):
+class DetectionData(StepData):
     """Batches of labelled point clouds.
 
     Training batches are functions of (seed, step): a resumed run sees the same ones, with any number of workers. The
@@ -252,16 +251,9 @@ class DetectionData(LightningDataModule):
         """The frame as val and test see it."""
         return apply_transforms(self.eval_transforms, self.cloud(frame), (self.seed,))
 
-    def _first_step(self) -> int:
-        return self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer is not None else 0
-
     def train_dataloader(self) -> StepLoader:
         """Batches of the steps that are left."""
-        trainer: Any = self.trainer
-        rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-        accumulated = 1 if trainer is None else trainer.accumulate_grad_batches  # batches of an optimizer step
-        batches = _TrainBatches(self, self.frames("train"), rank, world_size, accumulated)
-        return StepLoader(self.max_steps * accumulated, self._first_step, self.num_workers, batches)
+        return self.steps_left(_TrainBatches(self, self.frames("train"), *self.place(), self.batches_of_step()))
 
     def _evaluation_loader(self, split: Split) -> DataLoader[Any]:
         samples = _EvaluationSamples(self, self.frames(split))
@@ -276,7 +268,3 @@ class DetectionData(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         """`EvaluationBatch`es of the test frames in their order."""
         return self._evaluation_loader("test")
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """The test frames."""
-        return self.test_dataloader()

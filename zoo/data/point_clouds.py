@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from zoo.data.bad_samples import DataReport, SampleError
@@ -18,7 +17,7 @@ from zoo.data.formats.frame_files import FrameFiles
 from zoo.data.point_fragments import PointFragments
 from zoo.data.point_samples import FragmentedCloud, PointBatch, PointSample, collate_points
 from zoo.data.point_transforms import PointTransform, apply_transforms, sample_generator
-from zoo.data.step_loader import StepLoader, shuffled_indices
+from zoo.data.step_loader import StepData, StepLoader, shuffled_indices
 
 __all__ = ["OnBadSample", "PointCloudData", "PointSource", "Split"]
 
@@ -91,7 +90,7 @@ class _EvaluationSamples(Dataset[PointSample]):
         return apply_transforms(self.transforms, self.samples[index], generator)
 
 
-class PointCloudData(LightningDataModule):
+class PointCloudData(StepData):
     """Batches of clouds on voxels.
 
     Training batches are functions of (seed, step): a resumed run sees the same ones, with any number of workers. The
@@ -219,16 +218,9 @@ class PointCloudData(LightningDataModule):
         """How many clouds this process left out so far."""
         return sum(len(samples.bad_samples) for samples in self._splits.values())
 
-    def _first_step(self) -> int:
-        return self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer is not None else 0
-
     def train_dataloader(self) -> StepLoader:
         """`PointBatch`es of the steps that are left."""
-        trainer: Any = self.trainer
-        rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-        steps = self.max_steps * (1 if trainer is None else trainer.accumulate_grad_batches)
-        batches = _TrainBatches(self, self.samples("train"), rank, world_size)
-        return StepLoader(steps, self._first_step, self.num_workers, batches)
+        return self.steps_left(_TrainBatches(self, self.samples("train"), *self.place()))
 
     def _evaluation_loader(self, split: Split) -> DataLoader[Any]:
         samples = _EvaluationSamples(self, self.samples(split), self.eval_transforms)
@@ -253,7 +245,3 @@ class PointCloudData(LightningDataModule):
             return self._evaluation_loader("test")
         samples = _EvaluationSamples(self, self.samples("test"), self.test_transforms)
         return DataLoader(samples, batch_size=1, num_workers=self.num_workers, collate_fn=self._fragment)
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """The test clouds."""
-        return self.test_dataloader()

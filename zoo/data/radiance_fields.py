@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -19,7 +18,7 @@ from zoo.data.formats.colmap_scene import is_colmap, read_colmap
 from zoo.data.formats.instant_ngp import is_instant_ngp, read_instant_ngp
 from zoo.data.posed_images import PosedImages, load_posed_images
 from zoo.data.scene_index import SPLITS, SceneIndex
-from zoo.data.step_loader import StepLoader
+from zoo.data.step_loader import StepData
 from zoo.data.synthetic_scene import (
     REBUILD,
     SCENE_FILE,
@@ -70,7 +69,7 @@ class Indices(Dataset[Tensor]):
         return torch.tensor([index])
 
 
-class RadianceFieldData(LightningDataModule):
+class RadianceFieldData(StepData):
     """Posed photographs in one of the layouts that `detect_format` knows.
 
     The training loader yields only the index of each step: the task draws the rays itself with
@@ -286,12 +285,9 @@ class RadianceFieldData(LightningDataModule):
         """How many views were left out so far."""
         return len(self.bad_samples)
 
-    def _first_step(self) -> int:
-        return self.trainer.global_step if self.trainer is not None else 0
-
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Indices of the training steps, int64 of shape ``(1,)``, from the trainer's current step on."""
-        return StepLoader(self.max_steps, self._first_step, self.num_workers)
+        return self.steps_left()
 
     def _picture_loader(self, images: PosedImages) -> DataLoader[Tensor]:
         return DataLoader(Indices(len(images)), batch_size=None, num_workers=self.num_workers)
@@ -303,7 +299,3 @@ class RadianceFieldData(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Tensor]:
         """Indices of the test pictures, int64 of shape ``(1,)``."""
         return self._picture_loader(self.test)
-
-    def predict_dataloader(self) -> DataLoader[Tensor]:
-        """The test pictures."""
-        return self.test_dataloader()

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 import torch
+from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-__all__ = ["StepLoader", "Steps", "shuffled_indices", "step_index"]
+__all__ = ["StepData", "StepLoader", "Steps", "shuffled_indices", "step_index"]
 
 Batch = TypeVar("Batch")
 
@@ -59,6 +60,39 @@ class StepLoader(DataLoader[Any]):
     def __iter__(self) -> Any:
         self._steps.start = self._first_step()
         return super().__iter__()
+
+
+class StepData(LightningDataModule):
+    """A data module whose training batches go on where the trainer stands.
+
+    Attributes:
+        max_steps: optimizer steps of the run.
+        num_workers: worker processes of each loader.
+    """
+
+    max_steps: int
+    num_workers: int
+
+    def place(self) -> tuple[int, int]:
+        """Rank of this process and number of processes."""
+        trainer: Any = self.trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+
+    def batches_of_step(self) -> int:
+        """Batches whose gradients make up one optimizer step."""
+        trainer: Any = self.trainer
+        return 1 if trainer is None else trainer.accumulate_grad_batches
+
+    def _first_batch(self) -> int:
+        return 0 if self.trainer is None else self.trainer.global_step * self.batches_of_step()
+
+    def steps_left(self, batch_of: Callable[[int], Any] = step_index) -> StepLoader:
+        """Loads the batches that are left of the run; ``batch_of(number)`` makes one."""
+        return StepLoader(self.max_steps * self.batches_of_step(), self._first_batch, self.num_workers, batch_of)
+
+    def predict_dataloader(self) -> Any:
+        """What is tested."""
+        return self.test_dataloader()
 
 
 def shuffled_indices(count: int, first: int, size: int, seed: int) -> list[int]:

@@ -210,7 +210,7 @@ def test_batches_are_functions_of_seed_and_step() -> None:
         assert all(a.equal(b) for a, b in zip(runs[0], other, strict=True))
     assert not all(a.shape == b.shape and a.equal(b) for a, b in zip(runs[0], runs[3], strict=True))
     late = data()
-    late._first_step = lambda: 5
+    late._first_batch = lambda: 5
     assert all(a.equal(b.features) for a, b in zip(runs[0][5:], late.train_dataloader(), strict=True))
 
 
