@@ -127,3 +127,16 @@ def test_a_header_change_changes_the_key(sources, monkeypatch):
     header = sources / "runtime" / "launch.h"
     header.write_text(header.read_text() + "\n// changed\n")
     assert build.unit_key(unit, build.find_compiler(), build.cpu_flags()) != before
+
+
+def test_many_sources_share_a_compiled_header(sources, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "CSRC", sources)
+    monkeypatch.setattr(build, "_SOURCES_THAT_SHARE", 1)
+    compiler = build.find_compiler()
+    jobs = [build._job(unit, compiler, build.cpu_flags(), tmp_path) for unit in build.cpu_units()]
+    (shared,) = build._share_header(jobs, compiler, tmp_path)
+    assert (tmp_path / "shared.h.gch").stat().st_size > 1_000_000
+    assert shared.command == (*jobs[0].command, "-include", str(tmp_path / "shared.h"))
+    assert not build._compile_all([shared], tmp_path, strict=True)
+    assert shared.object.is_file()
+    assert build._share_header(jobs, "false", tmp_path) == jobs

@@ -157,6 +157,15 @@ def test_any_number_of_threads_gives_the_same_bits(name, dtype):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("features", [1, 2, 4, 8])
+def test_points_do_not_depend_on_how_many_are_encoded_together(features):
+    """From 2^14 points on, fine levels are gone through one by one, at most 2^19 points at a time."""
+    layout = HashGridLayout.build(num_levels=4, features_per_level=features, base_resolution=16, log2_table_size=17)
+    x, table, _ = sample(layout, (1 << 19) + 300 if features == 2 else 20_000)
+    together = hash_encode(x, table, layout)
+    assert torch.equal(together, torch.cat([hash_encode(part, table, layout) for part in x.split(9_000)]))
+
+
 def test_more_points_than_one_chunk():
     """The table's gradient passes over the points in pieces of 2^18."""
     layout = HashGridLayout.build(num_levels=1, features_per_level=1, base_resolution=4, num_dims=2)

@@ -8,7 +8,9 @@
 #include "cpu/isa/hash_encoding.h"
 #include "runtime/isa.h"
 
-ZOO_DECLARE_ISA(void, hash_encode_points, (const GridJob& job, int64_t begin, int64_t end, float* output))
+ZOO_DECLARE_ISA(void, hash_encode_points,
+                (const GridJob& job, int num_levels, int64_t begin, int64_t end, float* output))
+ZOO_DECLARE_ISA(void, hash_encode_level, (const GridJob& job, int l, int64_t begin, int64_t end, float* output))
 ZOO_DECLARE_ISA(void, hash_encode_points_grad, (const GridJob& job, int64_t begin, int64_t end, float* grad_x))
 ZOO_DECLARE_ISA(void, hash_encode_level_grad,
                 (const GridJob& job, int l, const GridColumns& columns, uint32_t begin, uint32_t end, float* grad))
@@ -16,9 +18,12 @@ ZOO_DECLARE_ISA(void, hash_encode_level_grad,
 namespace zoo {
 namespace {
 
-constexpr int64_t kBlock = 2048;     // points encoded by one thread in one go
-constexpr int64_t kChunk = 1 << 18;  // points whose gradients are transposed at a time
-constexpr int64_t kTranspose = 256;  // points transposed by one thread in one go
+constexpr int64_t kBlock = 2048;         // points encoded by one thread in one go
+constexpr int64_t kChunk = 1 << 18;      // points whose gradients are transposed at a time
+constexpr int64_t kTranspose = 256;      // points transposed by one thread in one go
+constexpr int64_t kMinPass = 1 << 14;    // fewer points reuse too little of a level to go through it on their own
+constexpr int64_t kPass = 1 << 19;       // points whose fine levels lie in scratch memory at a time
+constexpr int64_t kFineBytes = 1 << 19;  // levels from this size on are fine: they displace each other in the cache
 
 bool has_fast_path(const Tensor& x, const GridSettings& settings) {
   return x.scalar_type() == ScalarType::Float && x.size(1) <= 3 && settings.interpolation != kNearest;
@@ -51,6 +56,53 @@ void for_tasks(int64_t count, const F& f) {
   torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     for (int64_t task = next++; task < count; task = next++) f(task);
   });
+}
+
+int64_t row_bytes(const GridJob& job) {
+  return int64_t{job.num_features} * sizeof(float);
+}
+
+// Points [begin, end) of by_level (levels from first_level on, stride, F) into output (N, L F).
+template <int kFeatures>
+void merge_levels(const float* by_level, int first_level, int num_levels, int64_t begin, int64_t end, int64_t stride,
+                  float* output) {
+  for (int64_t i = begin; i < end; ++i) {
+    for (int l = first_level; l < num_levels; ++l) {
+      std::memcpy(output + (i * num_levels + l) * kFeatures, by_level + ((l - first_level) * stride + i) * kFeatures,
+                  kFeatures * sizeof(float));
+    }
+  }
+}
+
+// Random points reuse the rows of a fine level only while that level stays in the cache, so all threads go through the
+// fine levels one after another, into scratch memory; the coarse ones, which stay cached together, go block by block.
+void encode(GridJob job, int64_t n, Tensor& result) {
+  int num_coarse = job.num_levels;
+  if (n >= kMinPass) {
+    while (num_coarse > 0 && job.levels[num_coarse - 1].rows * row_bytes(job) >= kFineBytes) --num_coarse;
+  }
+  const int num_fine = job.num_levels - num_coarse;
+  const int64_t pass = std::min(n, kPass);
+  Tensor scratch = empty_on<float>(result, {num_fine, pass, job.num_features});
+  float *by_level = mptr<float>(scratch), *output = mptr<float>(result);
+  const auto merge = job.num_features == 1   ? &merge_levels<1>
+                     : job.num_features == 2 ? &merge_levels<2>
+                     : job.num_features == 4 ? &merge_levels<4>
+                                             : &merge_levels<8>;
+  for (int64_t start = 0; start < n; start += pass) {
+    const int64_t count = std::min(pass, n - start);
+    for (int l = num_coarse; l < job.num_levels; ++l) {
+      float* target = by_level + (l - num_coarse) * pass * job.num_features;
+      for_blocks(count, kBlock,
+                 [&](int64_t begin, int64_t end) { ZOO_CALL_ISA(hash_encode_level)(job, l, begin, end, target); });
+    }
+    for_blocks(count, kBlock, [&](int64_t begin, int64_t end) {
+      ZOO_CALL_ISA(hash_encode_points)(job, num_coarse, begin, end, output);
+      merge(by_level, num_coarse, job.num_levels, begin, end, pass, output);
+    });
+    job.x += pass * job.num_dims;
+    output += pass * job.num_levels * job.num_features;
+  }
 }
 
 struct PlainAdd {
@@ -150,9 +202,7 @@ Tensor hash_encode(const Tensor& points, const Tensor& rows, const Tensor& scale
       if (has_fast_path(x, settings)) {
         GridJob job = make_job(x, features, settings, grid);
         job.table = cptr<float>(table);
-        for_blocks(n, kBlock, [&](int64_t begin, int64_t end) {
-          ZOO_CALL_ISA(hash_encode_points)(job, begin, end, mptr<float>(output));
-        });
+        encode(job, n, output);
         return output;
       }
     }

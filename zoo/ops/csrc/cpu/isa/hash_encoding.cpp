@@ -218,12 +218,13 @@ void transpose_block(const float* x, int count, int dims, float* columns) {
   }
 }
 
-// Takes the points of a block through all levels: visit(level, its table, group, first point, number of points).
+// Takes the points of a block through levels: visit(level, its table, group, first point, number of points).
 template <class Visit>
-void visit_block(const GridJob& job, const Kernels& kernels, const float* columns, int count, Visit&& visit) {
+void visit_block(const GridJob& job, const Kernels& kernels, int first_level, int last_level, const float* columns,
+                 int count, Visit&& visit) {
   Group groups[2];
   const int num_groups = (count + kGroup - 1) / kGroup;
-  for (int l = 0; l < job.num_levels; ++l) {
+  for (int l = first_level; l < last_level; ++l) {
     const GridLevel<float>& level = job.levels[l];
     const float* table = job.table + level.first * job.num_features;
     const Locate locate = level.hashed ? kernels.locate_hashed : kernels.locate_dense;
@@ -243,17 +244,32 @@ void visit_block(const GridJob& job, const Kernels& kernels, const float* column
 
 }  // namespace
 
-void hash_encode_points(const GridJob& job, int64_t begin, int64_t end, float* output) {
+void hash_encode_level(const GridJob& job, int l, int64_t begin, int64_t end, float* output) {
+  const Kernels kernels(job);
+  float columns[kMaxDims * kBlock];
+  for (int64_t start = begin; start < end; start += kBlock) {
+    const int count = static_cast<int>(end - start < kBlock ? end - start : kBlock);
+    transpose_block(job.x + start * job.num_dims, count, job.num_dims, columns);
+    visit_block(job, kernels, l, l + 1, columns, count,
+                [&](int, const float* table, Group& group, int first, int points) {
+                  float* target = output + (start + first) * job.num_features;
+                  kernels.interpolate(table, group, points, target, job.num_features);
+                });
+  }
+}
+
+void hash_encode_points(const GridJob& job, int num_levels, int64_t begin, int64_t end, float* output) {
   const Kernels kernels(job);
   float columns[kMaxDims * kBlock];
   const int64_t width = int64_t{job.num_levels} * job.num_features;
   for (int64_t start = begin; start < end; start += kBlock) {
     const int count = static_cast<int>(end - start < kBlock ? end - start : kBlock);
     transpose_block(job.x + start * job.num_dims, count, job.num_dims, columns);
-    visit_block(job, kernels, columns, count, [&](int l, const float* table, Group& group, int first, int points) {
-      float* target = output + (start + first) * width + l * job.num_features;
-      kernels.interpolate(table, group, points, target, width);
-    });
+    visit_block(job, kernels, 0, num_levels, columns, count,
+                [&](int l, const float* table, Group& group, int first, int points) {
+                  float* target = output + (start + first) * width + l * job.num_features;
+                  kernels.interpolate(table, group, points, target, width);
+                });
   }
 }
 
@@ -265,10 +281,12 @@ void hash_encode_points_grad(const GridJob& job, int64_t begin, int64_t end, flo
     const int count = static_cast<int>(end - start < kBlock ? end - start : kBlock);
     transpose_block(job.x + start * job.num_dims, count, job.num_dims, columns);
     for (float& sum : sums) sum = 0;
-    visit_block(job, kernels, columns, count, [&](int l, const float* table, Group& group, int first, int points) {
-      kernels.project(table, group, points, job.grad + (start + first) * width + l * job.num_features, width);
-      kernels.differentiate(columns + first, kBlock, job.levels[l], job.settings, group, sums + first);
-    });
+    visit_block(job, kernels, 0, job.num_levels, columns, count,
+                [&](int l, const float* table, Group& group, int first, int points) {
+                  kernels.project(table, group, points, job.grad + (start + first) * width + l * job.num_features,
+                                  width);
+                  kernels.differentiate(columns + first, kBlock, job.levels[l], job.settings, group, sums + first);
+                });
     for (int i = 0; i < count; ++i) {
       for (int d = 0; d < job.num_dims; ++d) grad_x[(start + i) * job.num_dims + d] = sums[d * kBlock + i];
     }
