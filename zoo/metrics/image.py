@@ -6,13 +6,16 @@ a test set is the mean of its images' values (not the PSNR of the mean error).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from zoo.ops.ssim import ssim_map
 
 __all__ = ["SSIM_VARIANTS", "ImagePSNR", "ImageSSIM", "MeanOverImages", "SSIMVariant", "psnr", "ssim"]
 
@@ -69,12 +72,13 @@ def psnr(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tens
     return -10 * torch.log10(error)
 
 
-def _kernel(window: _Window, like: Tensor) -> Tensor:
+@functools.cache
+def _weights(window: _Window) -> tuple[float, ...]:
+    """The window along an axis."""
     if window.sigma is None:
-        return like.new_full((window.size,), 1 / window.size)
-    offset = torch.arange(window.size, dtype=torch.float64) - window.size // 2
-    weight = torch.exp(-(offset**2) / (2 * window.sigma**2))
-    return (weight / weight.sum()).to(like)
+        return (1 / window.size,) * window.size
+    raw = [math.exp(-((i - window.size // 2) ** 2) / (2 * window.sigma**2)) for i in range(window.size)]
+    return tuple(value / math.fsum(raw) for value in raw)
 
 
 def ssim(
@@ -113,36 +117,23 @@ def ssim(
     height, width, channels = prediction.shape[-3:]
     if min(height, width) < window.size:
         raise ValueError(f"prediction: {width} x {height} pixels, expected at least {window.size} for {variant!r}")
-    leading = prediction.shape[:-3]
-    x, y = (image.reshape(-1, height, width, channels).movedim(-1, 1) for image in (prediction, target))
-    smooth = _smoother(window, x)
-    mean_x, mean_y = smooth(x), smooth(y)
-    xx, yy, xy = smooth(x * x) - mean_x**2, smooth(y * y) - mean_y**2, smooth(x * y) - mean_x * mean_y
+    leading, half = prediction.shape[:-3], window.size // 2
+    x, y = (image.reshape(-1, height, width, channels) for image in (prediction, target))
     if window.border == "reflect":
-        xx, yy = xx.clamp_min(0), yy.clamp_min(0)  # as torchmetrics does; rounding alone makes them negative
-    if window.sample_covariance:
-        count = window.size**2
-        xx, yy, xy = (moment * (count / (count - 1)) for moment in (xx, yy, xy))
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    local = (2 * mean_x * mean_y + c1) * (2 * xy + c2) / ((mean_x**2 + mean_y**2 + c1) * (xx + yy + c2))
+        x, y = (_mirrored(image, half) for image in (x, y))
+    local = ssim_map(
+        x, y, _weights(window),
+        covariance_scale=window.size**2 / (window.size**2 - 1) if window.sample_covariance else 1.0,
+        c1=(0.01 * data_range) ** 2, c2=(0.03 * data_range) ** 2,
+    )  # fmt: skip
+    if window.border != "zero":
+        local = local[:, half:-half, half:-half]
     return local.mean(dim=(-3, -2, -1)).reshape(leading)
 
 
-def _smoother(window: _Window, like: Tensor) -> Callable[[Tensor], Tensor]:
-    """The windowed mean of ``(N, C, H, W)``, one axis after the other."""
-    weight, half = _kernel(window, like), window.size // 2
-
-    def smooth(image: Tensor) -> Tensor:
-        if window.border != "valid":
-            mode = "reflect" if window.border == "reflect" else "constant"
-            image = torch.nn.functional.pad(image, (half, half, half, half), mode=mode)
-        shape = image.shape
-        flat = image.reshape(-1, 1, *shape[2:])
-        flat = torch.nn.functional.conv2d(flat, weight.reshape(1, 1, -1, 1))
-        flat = torch.nn.functional.conv2d(flat, weight.reshape(1, 1, 1, -1))
-        return flat.reshape(*shape[:2], *flat.shape[2:])
-
-    return smooth
+def _mirrored(images: Tensor, half: int) -> Tensor:
+    planes = torch.nn.functional.pad(images.movedim(-1, 1), (half, half, half, half), mode="reflect")
+    return planes.movedim(1, -1)
 
 
 class MeanOverImages(Metric):
