@@ -6,7 +6,7 @@ import math
 
 import torch
 
-__all__ = ["epoch_batch", "steps_per_epoch"]
+__all__ = ["epoch_batch", "repeated_batch", "steps_per_epoch"]
 
 
 def steps_per_epoch(num_samples: int, batch_size: int) -> int:
@@ -53,3 +53,35 @@ def epoch_batch(
     own = batch_size // world_size
     start = rank * steps * own + place * own
     return order[start : start + own].tolist()
+
+
+def repeated_batch(
+    step: int, *, num_samples: int, batch_size: int, repeats: int, seed: int = 1, world_size: int = 1, rank: int = 0
+) -> list[int]:
+    """Indices of a process at a step where each picture comes ``repeats`` times in a row (arXiv:1901.09335).
+
+    An epoch has ``num_samples // batch_size`` steps and sees ``1 / repeats`` of the samples. The copies of one go to
+    different processes where there are several.
+
+    Args:
+        step: Global step.
+        num_samples: Of the data set.
+        batch_size: Over all processes.
+        repeats: Copies of each sample, augmented differently.
+        seed: Of the first epoch.
+        world_size: Number of processes.
+        rank: Of this one.
+
+    Raises:
+        ValueError: If the batch cannot be divided, or is larger than the data set.
+    """
+    if repeats < 1 or not 1 <= batch_size <= num_samples or batch_size % world_size or not 0 <= rank < world_size:
+        raise ValueError(
+            f"repeats, num_samples, batch_size, world_size, rank: found {repeats}, {num_samples}, {batch_size}, "
+            f"{world_size}, {rank}; expected at least one repeat, and a batch that divides over the processes and is "
+            "no larger than the data set"
+        )
+    epoch, place = divmod(step, num_samples // batch_size)
+    order = torch.randperm(num_samples, generator=torch.Generator().manual_seed(seed + epoch))
+    own = batch_size // world_size
+    return order.repeat_interleave(repeats)[rank::world_size][place * own : (place + 1) * own].tolist()

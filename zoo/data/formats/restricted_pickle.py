@@ -87,7 +87,8 @@ def _filled(data: Any, dtype: Any, shape: Any, order: str = "C") -> np.ndarray:
         flat = np.empty(len(data), dtype=object)
         flat[:] = data
     else:
-        flat = np.frombuffer(bytes(data), dtype=kind) if kind.itemsize else np.zeros(shape, dtype=kind).ravel()
+        content = data.encode("latin1") if isinstance(data, str) else bytes(data)  # a string in Python 2's pickles
+        flat = np.frombuffer(content, dtype=kind) if kind.itemsize else np.zeros(shape, dtype=kind).ravel()
     return flat.reshape(shape, order=cast(Any, order)).copy(order="K")
 
 
