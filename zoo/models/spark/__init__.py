@@ -1,9 +1,11 @@
 """SparK: masked pre-training of convnets."""
 
 from zoo.models.spark.convnext import ConvNeXt
-from zoo.models.spark.masking import VisibleCells, mask_layers
+from zoo.models.spark.masking import mask_layers
 from zoo.models.spark.network import LightDecoder, Reconstruction, SparK, SparseEncoder, sample_mask
+from zoo.models.spark.sparse_layers import sparsify_layers
 from zoo.models.spark.upstream_weights import remap_convnext, remap_upstream
+from zoo.models.spark.visible import VisibleCells
 
 __all__ = [
     "ConvNeXt",
@@ -16,4 +18,5 @@ __all__ = [
     "remap_convnext",
     "remap_upstream",
     "sample_mask",
+    "sparsify_layers",
 ]

@@ -1,56 +1,23 @@
 """Dense layers that keep masked cells at zero and out of their statistics (SparK, arXiv:2301.03580, section 3.1).
 
-The mask lives in a ``VisibleCells`` object that the layers of one encoder share; there is no global variable, so
-several encoders can run side by side. Maps are ``(B, C, H, W)``; linear layers and plain layer norms see
-``(B, H, W, C)``.
+This is upstream's way: dense layers, each followed by a product with the mask, which save no work. Maps are
+``(B, C, H, W)``; linear layers and plain layer norms see ``(B, H, W, C)``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["VisibleCells", "mask_layers"]
+from zoo.models.spark.conversion import VisibleLayer, replace_layers
+from zoo.models.spark.visible import VisibleCells
+
+__all__ = ["mask_layers"]
 
 
-class VisibleCells:
-    """Which cells of the coarsest grid are visible, and their repetition at the size of every finer map."""
-
-    def __init__(self) -> None:
-        self._mask: Tensor | None = None
-        self._scaled: dict[tuple[int, int], Tensor] = {}
-
-    def show(self, mask: Tensor) -> None:
-        """Set the mask ``(B, 1, f, f)`` (True is visible) of the next forward pass."""
-        if mask.dim() != 4 or mask.shape[1] != 1 or mask.dtype != torch.bool:
-            raise ValueError(f"mask: found {mask.dtype} {tuple(mask.shape)}; expected bool (B, 1, rows, columns)")
-        if not bool(mask.any()):
-            raise ValueError("mask: found no visible cell in the whole batch; expected at least one")
-        self._mask, self._scaled = mask, {}
-
-    def at(self, height: int, width: int, *, layer: str = "image") -> Tensor:
-        """The mask repeated to ``(B, 1, height, width)``."""
-        if self._mask is None:
-            raise RuntimeError(f"{layer}: a masked layer ran before a mask was set; run it through its SparseEncoder")
-        if (height, width) not in self._scaled:
-            rows, columns = self._mask.shape[2:]
-            if height % rows or width % columns:
-                raise ValueError(
-                    f"{layer}: map of {height} x {width} is no multiple of the mask's {rows} x {columns} cells; "
-                    "global pooling and strides beyond the backbone's own cannot be masked"
-                )
-            scaled = self._mask.repeat_interleave(height // rows, 2).repeat_interleave(width // columns, 3)
-            self._scaled[height, width] = scaled
-        return self._scaled[height, width]
-
-
-class _Masked(nn.Module):
-    visible: VisibleCells
-    name: str
-
+class _Masked(VisibleLayer):
     def _mask(self, x: Tensor, *, channels_last: bool = False) -> Tensor:
         if x.dim() != 4:
             raise ValueError(f"{self.name}: found a tensor of shape {tuple(x.shape)}; expected a map of 4 dimensions")
@@ -109,7 +76,7 @@ def _normalize_rows(layer: _BatchNorm, x: Tensor, mask: Tensor, norm: Callable[[
     where = mask[:, 0]  # (B, H, W)
     rows = x.permute(0, 2, 3, 1)[where]  # (N, C)
     if layer.training and len(rows) < 2:
-        raise ValueError(f"batch norm: found {len(rows)} visible position; its statistics need at least 2")
+        raise ValueError(f"batch norm found {len(rows)} visible position; its statistics need at least 2")
     normalized = norm(rows)
     out = normalized.new_zeros(x.shape[0], *x.shape[2:], x.shape[1])
     out[where] = normalized
@@ -145,41 +112,7 @@ _MASKED: dict[str, type[_Masked]] = {  # by full name: timm's need no import
     "timm.layers.norm.LayerNorm": MaskedLayerNorm,
     "timm.layers.norm.LayerNorm2d": MaskedLayerNorm2d,
 }
-_ZERO_STAYS_ZERO = (
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish),
-    *(nn.Tanh, nn.Identity, nn.Dropout, nn.Dropout2d),
-)
-_ZERO_STAYS_ZERO_NAMES = {
-    "timm.layers.drop.DropPath",
-    "zoo.models.spark.convnext.DropPath",
-    "timm.layers.activations.GELU",
-}
-
-
-def _full_name(module: nn.Module) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"
-
-
-def _reason_against(module: nn.Module) -> str | None:
-    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
-        return f"padding_mode={module.padding_mode!r} brings masked cells back"
-    if isinstance(module, _BatchNorm) and not module.affine:
-        return "affine=False is not supported"
-    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) != 1:
-        return f"normalized_shape={tuple(module.normalized_shape)} spans positions, not only channels"
-    if isinstance(module, nn.MaxPool2d) and module.return_indices:
-        return "return_indices=True is not supported"
-    return None
-
-
-def _masked_layer(module: nn.Module, visible: VisibleCells, name: str) -> nn.Module | None:
-    kind = _MASKED.get(_full_name(module))
-    if kind is None:
-        return None
-    masked = kind.__new__(kind)
-    masked.__dict__.update(module.__dict__)  # the same parameters, buffers and settings
-    masked.visible, masked.name = visible, name
-    return masked
+_UNCHANGED = {"torch.nn.modules.dropout.Dropout2d", "timm.layers.drop.DropPath", "zoo.models.spark.convnext.DropPath"}
 
 
 def mask_layers(module: nn.Module, visible: VisibleCells, *, name: str = "") -> nn.Module:
@@ -191,26 +124,4 @@ def mask_layers(module: nn.Module, visible: VisibleCells, *, name: str = "") -> 
     Raises:
         ValueError: Naming every layer that cannot be masked, and why.
     """
-    refused: list[str] = []
-
-    def visit(part: nn.Module, path: str) -> nn.Module:
-        reason = _reason_against(part)
-        masked = None if reason else _masked_layer(part, visible, path or type(part).__name__)
-        if masked is not None:
-            return masked
-        known = type(part) in _ZERO_STAYS_ZERO or _full_name(part) in _ZERO_STAYS_ZERO_NAMES
-        children = dict(part.named_children())
-        is_container = isinstance(part, nn.Sequential | nn.ModuleList | nn.ModuleDict)
-        if reason or not (known or children or is_container):
-            refused.append(f"{path or '(the module)'}: {_full_name(part)}" + (f" ({reason})" if reason else ""))
-        for key, child in children.items():
-            setattr(part, key, visit(child, f"{path}.{key}" if path else key))
-        return part
-
-    result = visit(module, name)
-    if refused:
-        raise ValueError(
-            "layers that cannot be masked: " + "; ".join(refused) + ". Expected convolutions, max and average pooling, "
-            "batch norm, layer norm over channels, linear layers, and activations with f(0) = 0"
-        )
-    return result
+    return replace_layers(module, visible, _MASKED, unchanged=_UNCHANGED, name=name)

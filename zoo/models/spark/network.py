@@ -17,11 +17,16 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoo.models.spark.masking import VisibleCells, mask_layers
+from zoo.models.spark.convnext import LayerNorm2d
+from zoo.models.spark.masking import mask_layers
+from zoo.models.spark.sparse_layers import sparsify_layers
+from zoo.models.spark.visible import VisibleCells
 
 __all__ = ["LightDecoder", "Reconstruction", "SparK", "SparseEncoder", "patchify", "sample_mask", "unpatchify"]
 
 DensifyNorm = Literal["bn", "ln", "identity"]
+Backend = Literal["masked_dense", "sparse"]
+_CONVERSIONS = {"masked_dense": mask_layers, "sparse": sparsify_layers}
 
 
 def sample_mask(
@@ -80,16 +85,23 @@ def _timm_reader(backbone: nn.Module) -> Callable[[nn.Module, Tensor], list[Tens
 class SparseEncoder(nn.Module):
     """A backbone whose layers are masked, giving its feature maps from fine to coarse.
 
+    Both back-ends have the same parameters, keys and results: ``masked_dense`` computes every cell and multiplies by
+    the mask (upstream's way); ``sparse`` gathers the visible cells of the image once and computes nothing else.
+
     Args:
         backbone: A timm ResNet or ConvNeXt, or a module with ``get_downsample_ratio()``,
             ``get_feature_map_channels()`` and ``forward(x, hierarchical=True)``. Its layers are replaced in place.
+        backend: ``masked_dense`` or ``sparse``.
 
     Raises:
         ValueError: If it offers no feature maps, or names the layers that cannot be masked.
     """
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, *, backend: Backend = "masked_dense") -> None:
         super().__init__()
+        if backend not in _CONVERSIONS:
+            raise ValueError(f"backend: found {backend!r}; expected one of {', '.join(_CONVERSIONS)}")
+        self.backend: Backend = backend
         self._read = _timm_reader(backbone)
         if self._read is not None:
             info = list(backbone.feature_info)[-4:]  # pyright: ignore[reportArgumentType]
@@ -105,7 +117,11 @@ class SparseEncoder(nn.Module):
         if self.stride < 2 or self.stride & (self.stride - 1):
             raise ValueError(f"backbone: found total stride {self.stride}; expected a power of two")
         self.visible = VisibleCells()
-        self.backbone = mask_layers(backbone, self.visible)
+        self.backbone = self.convert(backbone)
+
+    def convert(self, module: nn.Module, *, name: str = "") -> nn.Module:
+        """Replace the layers of ``module``, in place, by those of the back-end; they follow this encoder's mask."""
+        return _CONVERSIONS[self.backend](module, self.visible, name=name)
 
     def cells(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the mask for an image size."""
@@ -117,19 +133,33 @@ class SparseEncoder(nn.Module):
 
     def forward(self, image: Tensor, mask: Tensor) -> list[Tensor | None]:
         """The maps of the visible part of ``(B, 3, H, W)``, zero at masked cells, fine to coarse."""
+        return [None if found is None else self.dense(found) for found in self.encode(image, mask)]
+
+    def dense(self, encoded: Tensor) -> Tensor:
+        """The map of one scale of `encode`."""
+        return self.visible.scatter(encoded) if self.backend == "sparse" else encoded
+
+    def encode(self, image: Tensor, mask: Tensor) -> list[Tensor | None]:
+        """The scales as the back-end has them, fine to coarse: maps, or rows ``(1, C, N, 1)`` of visible cells."""
         rows, columns = self.cells(*image.shape[2:])
         if tuple(mask.shape) != (len(image), 1, rows, columns):
             raise ValueError(f"mask: found {tuple(mask.shape)}; expected {(len(image), 1, rows, columns)}")
         self.visible.show(mask)
-        x = image * self.visible.at(*image.shape[2:])
-        maps: list[Tensor | None]
-        maps = list(self._read(self.backbone, x) if self._read else self.backbone(x, hierarchical=True))
-        for index, (found, width) in enumerate(zip(maps, self.channels, strict=True)):
-            scale = 2 ** (len(maps) - 1 - index)
-            expected = (len(image), width, rows * scale, columns * scale)
-            if found is not None and tuple(found.shape) != expected:
-                raise ValueError(f"feature map {index}: found {tuple(found.shape)}; expected {expected}")
-        return maps
+        is_sparse = self.backend == "sparse"
+        x = self.visible.gather(image) if is_sparse else image * self.visible.at(*image.shape[2:])
+        scales: list[Tensor | None]
+        scales = list(self._read(self.backbone, x) if self._read else self.backbone(x, hierarchical=True))
+        for index, (found, width) in enumerate(zip(scales, self.channels, strict=True)):
+            scale = 2 ** (len(scales) - 1 - index)
+            expected = (width, rows * scale, columns * scale)
+            if found is None:
+                continue
+            size = (
+                self.visible.sparse(found, layer=f"feature map {index}").spatial_shape if is_sparse else found.shape[2:]
+            )
+            if (found.shape[1], *size) != expected:
+                raise ValueError(f"feature map {index}: found {(found.shape[1], *size)}; expected {expected}")
+        return scales
 
 
 class DecoderBlock(nn.Module):
@@ -207,6 +237,7 @@ class SparK(nn.Module):
         decoder_width: Channels at the coarsest scale of the decoder.
         densify_norm: Of the maps before they are filled: ``bn`` (ResNets), ``ln`` (ConvNeXt) or ``identity``.
         mask_ratio: Share of masked cells where no mask is given.
+        backend: Of the encoder, see `SparseEncoder`.
     """
 
     def __init__(
@@ -216,6 +247,7 @@ class SparK(nn.Module):
         decoder_width: int = 768,
         densify_norm: DensifyNorm = "bn",
         mask_ratio: float = 0.6,
+        backend: Backend = "masked_dense",
     ) -> None:
         super().__init__()
         if not 0 < mask_ratio < 1:
@@ -223,7 +255,7 @@ class SparK(nn.Module):
         if densify_norm not in ("bn", "ln", "identity"):
             raise ValueError(f"densify_norm: found {densify_norm!r}; expected bn, ln or identity")
         self.mask_ratio = mask_ratio
-        self.encoder = SparseEncoder(backbone)
+        self.encoder = SparseEncoder(backbone, backend=backend)
         self.decoder = LightDecoder(stride=self.encoder.stride, width=decoder_width)
         self.norms, self.projections, self.mask_tokens = nn.ModuleList(), nn.ModuleList(), nn.ParameterList()
         for index, channels in enumerate(reversed(self.encoder.channels)):
@@ -237,22 +269,24 @@ class SparK(nn.Module):
             )
 
     def _norm(self, kind: DensifyNorm, channels: int) -> nn.Module:
-        from zoo.models.spark.convnext import LayerNorm2d
-
         if kind == "identity":
             return nn.Identity()
         norm = nn.BatchNorm2d(channels) if kind == "bn" else LayerNorm2d(channels, eps=1e-6)
-        return mask_layers(norm, self.encoder.visible, name=f"densify {kind}")
+        return self.encoder.convert(norm, name=f"densify {kind}")
 
-    def densify(self, maps: list[Tensor | None]) -> list[Tensor | None]:
-        """Maps, fine to coarse, normalised, filled with mask tokens and projected: coarse to fine."""
+    def densify(self, scales: list[Tensor | None]) -> list[Tensor | None]:
+        """What `SparseEncoder.encode` gave, normalised, filled with mask tokens and projected: maps, coarse to fine."""
         dense: list[Tensor | None] = []
-        for index, found in enumerate(reversed(maps)):
+        for index, found in enumerate(reversed(scales)):
             if found is None:
                 dense.append(None)
                 continue
-            visible = self.encoder.visible.at(*found.shape[2:])
-            filled = torch.where(visible, self.norms[index](found), self.mask_tokens[index].to(found.dtype))
+            norm = self.norms[index]
+            token: Tensor = self.mask_tokens[index].to(found.dtype)
+            if self.encoder.backend == "sparse":
+                filled = self.encoder.visible.scatter(norm(found), fill=token.flatten())
+            else:
+                filled = torch.where(self.encoder.visible.at(*found.shape[2:]), norm(found), token)
             dense.append(self.projections[index](filled))
         return dense
 
@@ -267,12 +301,13 @@ class SparK(nn.Module):
         rows, columns = self.encoder.cells(*image.shape[2:])
         if mask is None:
             mask = sample_mask(len(image), rows, columns, self.mask_ratio, generator).to(image.device)
-        maps = self.encoder(image, mask)
-        decoder_inputs = self.densify(maps)
+        scales = self.encoder.encode(image, mask)
+        decoder_inputs = self.densify(scales)
         out = self.decoder(decoder_inputs)
         target = patchify(image, self.encoder.stride)
         mean, std = target.mean(-1), (target.var(-1) + 1e-6).sqrt()  # unbiased
         difference = patchify(out, self.encoder.stride) - (target - mean[..., None]) / std[..., None]
+        maps = [None if found is None else self.encoder.dense(found) for found in scales]
         patch_loss = difference.square().mean(-1)
         masked = ~mask.flatten(1)
         loss = (patch_loss * masked).sum() / (masked.sum() + 1e-8)
