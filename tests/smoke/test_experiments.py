@@ -15,6 +15,7 @@ from zoo.registry import list_experiments
 SYSTEMS = [
     "hollownerf_quickstart",
     "dsvt_street",
+    "e3dsnn_shapes",
 ]  # one experiment for each system: by the real command line, and interrupted
 OTHERS = [name for name in list_experiments() if name not in SYSTEMS]
 

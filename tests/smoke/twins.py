@@ -64,6 +64,25 @@ MODELS: dict[str, tuple[str, ...]] = {  # what makes full-size networks small en
         "model.bev_up_strides=[1,1,1]",
         "model.bev_up_channels=[8,8,8]",
     ),
+    "zoo.models.e3dsnn.E3DSNNClassifier": (
+        "model.embed_channels=8",
+        "model.enc_channels=[8,8,8,8]",
+        "model.enc_depths=[1,1,1,1]",
+    ),
+    "zoo.models.e3dsnn.E3DSNNSegmentor": (
+        "model.embed_channels=8",
+        "model.enc_channels=[8,8,8,8]",
+        "model.enc_depths=[1,1,1,1]",
+        "model.dec_channels=[8,8,8,8]",
+    ),
+    "zoo.models.e3dsnn.E3DSNNDetector": (
+        "model.channels=[4,4,8,8]",
+        "model.depth=1",
+        "model.out_channels=8",
+        "model.bev_layers=[0,0]",
+        "model.bev_channels=[8,8]",
+        "model.bev_up_channels=[8,8]",
+    ),
 }
 
 

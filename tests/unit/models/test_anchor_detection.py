@@ -233,6 +233,23 @@ def test_empty_clouds_and_samples_without_boxes_pass(training: bool) -> None:
         assert [len(found.scores) for found in model.predict(batch)] == [0, 0]
 
 
+def test_points_that_are_nowhere_change_nothing_and_many_in_one_voxel_are_one() -> None:
+    model, batch = detector().eval(), cars()
+    expected = model(batch)
+    junk = torch.tensor([[torch.nan, 0, -1, 0.5], [3, torch.inf, -1, 0.5], [3, 0, -torch.inf, 0.5], [400, 0, -1, 0.5]])
+    batch.points = torch.cat([batch.points, junk])
+    batch.point_batch = torch.cat([batch.point_batch, torch.ones(4, dtype=torch.int64)])
+    for actual, wanted in zip(model(batch), expected, strict=True):
+        torch.testing.assert_close(actual, wanted)
+    heap = torch.tensor([[3.1, 0.1, -1.1, 0.5]]).repeat(300, 1)
+    rows, labels = [boxes((3, 0, -1, 3.9, 1.6, 1.5, 0.1))], [torch.zeros(1, dtype=torch.int64)]
+    one = DetectionBatch(heap, torch.zeros(300, dtype=torch.int64), rows, labels, ["heap"])
+    assert len(model.voxels(one)) == 1
+    for training in (True, False):
+        assert bool(torch.isfinite(model.train(training).loss(one)["loss"]))
+        assert all(bool(torch.isfinite(found.boxes).all()) for found in model.predict(one))
+
+
 def test_binary_spikes_the_artificial_twin_and_operations() -> None:
     model, batch = detector(), cars()
     for _ in range(3):

@@ -17,6 +17,7 @@ from zoo.models.layers.spconv_weights import to_spconv_weight
 from zoo.models.layers.spike_conv import mean_over_steps, repeat_steps
 from zoo.models.layers.spiking import NeuronSpec, SpikingNeuron, binary_inference
 from zoo.ops import SparseTensor, VoxelGrid
+from zoo.registry import create_model
 
 SMALL = {"embed_channels": 6, "enc_channels": (6, 8, 8, 12), "enc_depths": (1, 1, 1, 1)}
 
@@ -41,6 +42,28 @@ def voxels(shape: tuple[int, int, int], batch_size: int = 2, per_sample: int = 6
 
 def empty(batch_size: int = 2) -> SparseTensor:
     return SparseTensor(torch.zeros(0, 4), VoxelGrid(torch.zeros(0, 4, dtype=torch.int32), (1, 1, 1), batch_size))
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("e3dsnn_t", 1_874_216),
+        ("e3dsnn_s", 3_271_144),
+        ("e3dsnn_l", 17_330_600),
+        ("e3dsnn_h", 46_574_248),
+        ("e3dsnn_seg", 20_049_683),
+    ],
+)
+def test_configurations_have_the_published_sizes(name: str, number: int) -> None:
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in create_model(name).parameters()) == number
+
+
+def test_the_detector_s_configuration_has_upstream_s_backbones() -> None:
+    with torch.device("meta"):
+        model = create_model("e3dsnn_kitti")
+    assert sum(parameter.numel() for parameter in model.get_submodule("backbone_3d").parameters()) == 1_722_368
+    assert sum(parameter.numel() for parameter in model.get_submodule("backbone_2d").parameters()) == 1_219_328
 
 
 @pytest.mark.parametrize("make", [classifier, segmentor])
