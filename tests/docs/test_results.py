@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from zoo.benchmark import claim
+import pytest
+
+from zoo.benchmark import claim, spiking_twins
 from zoo.benchmark.record import MAX_THUMBNAIL_BYTES, RESULTS, RESULTS_PAGE, results_page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -13,6 +15,30 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_the_page_is_made_from_the_records():
     assert (ROOT / RESULTS_PAGE).read_text() == results_page(ROOT / RESULTS), "run: python tools/benchmark.py results"
+
+
+def test_the_table_of_spiking_twins_is_made_from_the_records():
+    page = (ROOT / spiking_twins.PAGE).read_text()
+    assert page == spiking_twins.fill_page(page, ROOT / RESULTS), "run: python tools/benchmark.py results"
+
+
+def test_spiking_runs_stand_beside_their_twins(tmp_path):
+    def keep(name, **metrics):
+        record = {"metrics": {f"test/{key}".replace("energy_", "energy/"): value for key, value in metrics.items()}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+
+    assert spiking_twins.twin_table(tmp_path) == "No run is recorded yet.\n"
+    keep("a", accuracy=0.9314, baseline_accuracy=0.5, energy_mj=0.25, energy_firing_rate=0.125)
+    keep("a_ann", accuracy=0.94, energy_mj=1.0, energy_firing_rate=0.0)
+    keep("b", miou_present=0.6, energy_mj=2.0, energy_firing_rate=0.25)
+    keep("c", psnr=30.0)
+    rows = spiking_twins.twin_table(tmp_path).splitlines()[2:]
+    assert rows == [
+        "| `a` | accuracy | 50.0 | 93.1 | 94.0 | 0.25 | 1 | 4.0 | 0.125 |",
+        "| `b` | mIoU of the classes present |  | 60.0 |  | 2 |  |  | 0.25 |",
+    ]
+    with pytest.raises(ValueError, match="end of the spiking twins"):
+        spiking_twins.fill_page(spiking_twins.BEGIN, tmp_path)
 
 
 def test_pictures_are_small_and_named():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``GROUP... [--out FILE.csv]`` measures; ``record RUN`` keeps a run's figures; ``results`` writes their page."""
+    """``GROUP... [--out FILE.csv]`` measures; ``record RUN`` keeps a run's figures; ``results`` writes their pages."""
     parser = argparse.ArgumentParser(prog="benchmark.py", description=main.__doc__)
     groups = "fields, sparse, spike, dsvt, gaussians; or: record RUN; or: results"
     parser.add_argument("groups", nargs="+", metavar="GROUP", help=groups)
@@ -66,11 +66,13 @@ def _record(runs: Sequence[str], name: str | None, *, with_pictures: bool) -> in
 
 
 def _write_results() -> int:
+    from zoo.benchmark import spiking_twins
     from zoo.benchmark.record import RESULTS_PAGE, results_page
     from zoo.files import write_text
 
     write_text(RESULTS_PAGE, results_page())
-    sys.stdout.write(f"{RESULTS_PAGE}\n")
+    write_text(spiking_twins.PAGE, spiking_twins.fill_page(spiking_twins.PAGE.read_text()))
+    sys.stdout.write(f"{RESULTS_PAGE}\n{spiking_twins.PAGE}\n")
     return 0
 
 
