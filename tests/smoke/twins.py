@@ -76,6 +76,7 @@ MODELS: dict[str, tuple[str, ...]] = {  # what makes full-size networks small en
         "model.dec_channels=[8,8,8,8]",
     ),
     "zoo.models.e3dsnn.E3DSNNDetector": (
+        "model.voxel_size=[0.2,0.2,0.2]",
         "model.channels=[4,4,8,8]",
         "model.depth=1",
         "model.out_channels=8",
