@@ -122,6 +122,7 @@ def test_features_that_are_not_finite_are_refused(bad: float) -> None:
         (lambda: classifier(enc_depths=(1, 1)), "as many of each"),
         (lambda: classifier(embed_channels=0), "too small"),
         (lambda: segmentor(dec_channels=(8, 8)), "dec_channels"),
+        (lambda: segmentor(norm_momentum=0.0), "norm_momentum"),
         (lambda: classifier(activation="relu", num_steps=2), "no memory"),
         (lambda: e3dsnn_classifier("XL"), "size"),
         (lambda: classifier()(voxels((4, 4, 4)).map(lambda values: values[:, :3])), "expected 4"),
@@ -134,6 +135,17 @@ def test_features_that_are_not_finite_are_refused(bad: float) -> None:
 def test_bad_arguments(make, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         make()
+
+
+@pytest.mark.parametrize("make", [classifier, segmentor])
+def test_running_statistics_move_as_told(make) -> None:
+    x = voxels((20, 18, 17))
+    for momentum in (0.01, 0.25):
+        model = make(norm_momentum=momentum)
+        model(x)
+        entering = model.stem[0](x).features
+        torch.testing.assert_close(model.stem[1].running_mean, momentum * entering.mean(dim=0))
+    assert make().stem[1].momentum == 0.01
 
 
 def spread(model: nn.Module, x: SparseTensor) -> nn.Module:

@@ -12,6 +12,7 @@ from zoo.data.detection import DetectionBatch, Detections
 from zoo.models.e3dsnn.detection_backbones import SpikeBEVBackbone, SpikeVoxelBackbone
 from zoo.models.layers.anchor_head import AnchorHead, AnchorHeadOutput
 from zoo.models.layers.anchors import AnchorSpec
+from zoo.models.layers.spike_conv import set_norm_momentum
 from zoo.models.layers.spiking import NeuronKind, NeuronSpec
 from zoo.ops import SparseTensor, voxelize
 
@@ -44,6 +45,8 @@ class E3DSNNDetector(nn.Module):
         bev_up_channels: Of each level after that.
         activation: ``integer``, ``integer_lif``, ``lif`` or ``relu`` (the artificial twin), all in one step.
         max_count: D.
+        norm_momentum: Share by which a step moves the running statistics of the backbones' batch norms; upstream's is
+            0.01.
         class_weight: Of the focal loss.
         box_weight: Of the box residuals' loss.
         direction_weight: Of the heading's loss.
@@ -71,6 +74,7 @@ class E3DSNNDetector(nn.Module):
         bev_up_channels: Sequence[int] = (128, 128),
         activation: NeuronKind = "integer",
         max_count: int = 4,
+        norm_momentum: float = 0.01,
         class_weight: float = 1.0,
         box_weight: float = 2.0,
         direction_weight: float = 0.2,
@@ -110,6 +114,7 @@ class E3DSNNDetector(nn.Module):
             box_weight=box_weight,
             direction_weight=direction_weight,
         )
+        set_norm_momentum(self, norm_momentum)
 
     def voxels(self, batch: DetectionBatch) -> SparseTensor:
         """Means of the points of each voxel (N, in_channels), coordinates (batch, z, y, x).

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 
 from zoo.models.e3dsnn.blocks import Encoder, UpBlock
-from zoo.models.layers.spike_conv import SpikeSubMConv3d, mean_over_steps
+from zoo.models.layers.spike_conv import SpikeSubMConv3d, mean_over_steps, set_norm_momentum
 from zoo.models.layers.spiking import NeuronKind, NeuronSpec
 from zoo.models.layers.surrogates import SurrogateKind
 from zoo.ops import SparseTensor, global_avg_pool
@@ -51,6 +51,7 @@ class E3DSNNClassifier(Encoder):
         surrogate: Of ``lif``.
         keep_border: Whether axes are rounded up to a multiple of 16, so that no voxel is lost; upstream reaches the
             same by enlarging every axis by 96.
+        norm_momentum: Share by which a step moves the running statistics of the batch norms; upstream's is 0.01.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class E3DSNNClassifier(Encoder):
         decay: float = 0.25,
         surrogate: SurrogateKind = "atan",
         keep_border: bool = True,
+        norm_momentum: float = 0.01,
     ) -> None:
         super().__init__(
             in_channels=in_channels,
@@ -78,6 +80,7 @@ class E3DSNNClassifier(Encoder):
         )
         self.num_classes = _positive("num_classes", num_classes)
         self.final = SpikeSubMConv3d(enc_channels[-1], num_classes, 1, max_count=None, bias=True)
+        set_norm_momentum(self, norm_momentum)
 
     def forward(self, x: SparseTensor) -> Tensor:
         """Logits (B, K) of voxels (N, in_channels); an empty sample has logits 0."""
@@ -101,6 +104,7 @@ class E3DSNNSegmentor(Encoder):
         surrogate: Of ``lif``.
         keep_border: False, as upstream: a level with an odd axis drops its last plane, whose voxels then get nothing
             from the coarser levels. True keeps them.
+        norm_momentum: Share by which a step moves the running statistics of the batch norms; upstream's is 0.01.
     """
 
     def __init__(
@@ -118,6 +122,7 @@ class E3DSNNSegmentor(Encoder):
         decay: float = 0.25,
         surrogate: SurrogateKind = "atan",
         keep_border: bool = False,
+        norm_momentum: float = 0.01,
     ) -> None:
         neuron = NeuronSpec(activation, max_count, num_steps, decay, surrogate)
         super().__init__(
@@ -137,6 +142,7 @@ class E3DSNNSegmentor(Encoder):
             UpBlock(coarse, skip, out, neuron) for coarse, skip, out in zip(below, skips, dec_channels, strict=True)
         )
         self.final = SpikeSubMConv3d(dec_channels[0], num_classes, 1, max_count=None, bias=True)
+        set_norm_momentum(self, norm_momentum)
 
     def decode(self, levels: Sequence[SparseTensor]) -> list[SparseTensor]:
         """Membranes of the encoder to those of the decoder, both finest first."""

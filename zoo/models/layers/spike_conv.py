@@ -22,6 +22,7 @@ __all__ = [
     "batch_norm",
     "mean_over_steps",
     "repeat_steps",
+    "set_norm_momentum",
 ]
 
 
@@ -143,6 +144,22 @@ class SpikeVoxelCoding(SparseSequential):
 def batch_norm(channels: int) -> SparseBatchNorm:
     """The normalisation that all of E-3DSNN uses."""
     return SparseBatchNorm(channels, eps=1e-3, momentum=0.01)
+
+
+def set_norm_momentum(network: nn.Module, momentum: float) -> None:
+    """Set the share by which each training step moves the running statistics of all batch norms.
+
+    The published 0.01 needs some hundred steps to follow a network that changes. Thresholds of neurons then see shifted
+    membranes in evaluation, so that short runs need more.
+
+    Raises:
+        ValueError: Not a share above 0.
+    """
+    if not 0 < momentum <= 1:
+        raise ValueError(f"norm_momentum: found {momentum}, expected a share above 0, such as the published 0.01")
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.momentum = momentum
 
 
 def repeat_steps(x: SparseTensor, num_steps: int) -> SparseTensor:
