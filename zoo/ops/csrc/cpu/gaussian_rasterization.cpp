@@ -46,7 +46,7 @@ TileGrid tile_grid(const Tensor& colors, const Tensor& tile_offsets, const Tenso
                 static_cast<int32_t>(size),
                 up(height, size),
                 up(width, size),
-                up(size, kLanes) * kLanes};
+                up(size, kRowMultiple) * kRowMultiple};
   const int64_t total = ids.numel(), owners = grid.cameras * grid.gaussians;
   STD_TORCH_CHECK(grid.channels >= 1 && grid.channels <= 32, op, ": ", grid.channels, " channels, expected 1 to 32");
   STD_TORCH_CHECK(tile_offsets.numel() == grid.tiles() + 1, op, ": tile_offsets does not fit the picture's tiles");

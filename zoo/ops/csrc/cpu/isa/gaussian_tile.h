@@ -1,4 +1,5 @@
-// Compositing of one tile's Gaussians, 16 pixels of a row at a time: forward front to back, backward back to front.
+// Compositing of one tile's Gaussians, a vector of pixels of a row at a time: forward front to back, backward back to
+// front.
 #pragma once
 
 #include <cmath>
@@ -29,7 +30,8 @@ struct TileRules {
   bool stop_at_equal;
 };
 
-// One tile. Pixels live in planes of `rows` rows of `stride` values (a multiple of 16), the tile's columns first.
+// One tile. Pixels live in planes of `rows` rows of `stride` values (a multiple of kRowMultiple), the tile's columns
+// first.
 template <class T>
 struct TileTask {
   const SplatView<T>* splats;  // by id
@@ -45,26 +47,38 @@ struct TileTask {
   bool absolute;
 };
 
+constexpr int kRowMultiple = 16;  // pixels; rows of planes are padded to whole vectors of every instruction set
+
 }  // namespace zoo
 
 namespace {
 
-constexpr int kLanes = 16;
+// As wide as the registers: the compiler takes wider ones apart, and comparisons of those element by element.
+#if defined(__AVX512F__)
+#define ZOO_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define ZOO_VECTOR_BYTES 32
+#else
+#define ZOO_VECTOR_BYTES 16
+#endif
+
+template <class T>
+constexpr int kLanes = ZOO_VECTOR_BYTES / sizeof(T);
 
 template <class T>
 struct Lanes;
 template <>
 struct Lanes<float> {
-  typedef float V __attribute__((vector_size(64)));
-  typedef int32_t M __attribute__((vector_size(64)));
-  typedef float U __attribute__((vector_size(64), aligned(4), may_alias));
-  typedef int32_t I __attribute__((vector_size(64), aligned(4), may_alias));
+  typedef float V __attribute__((vector_size(ZOO_VECTOR_BYTES)));
+  typedef int32_t M __attribute__((vector_size(ZOO_VECTOR_BYTES)));
+  typedef float U __attribute__((vector_size(ZOO_VECTOR_BYTES), aligned(4), may_alias));
+  typedef int32_t I __attribute__((vector_size(ZOO_VECTOR_BYTES), aligned(4), may_alias));
 };
 template <>
 struct Lanes<double> {
-  typedef double V __attribute__((vector_size(128)));
-  typedef int64_t M __attribute__((vector_size(128)));
-  typedef double U __attribute__((vector_size(128), aligned(8), may_alias));
+  typedef double V __attribute__((vector_size(ZOO_VECTOR_BYTES)));
+  typedef int64_t M __attribute__((vector_size(ZOO_VECTOR_BYTES)));
+  typedef double U __attribute__((vector_size(ZOO_VECTOR_BYTES), aligned(8), may_alias));
 };
 
 #define ZOO_INLINE inline __attribute__((always_inline))
@@ -92,25 +106,18 @@ ZOO_INLINE Lanes<float>::V exp_negative(Lanes<float>::V x) {
   return p;
 }
 ZOO_INLINE Lanes<double>::V exp_negative(Lanes<double>::V x) {
-  for (int i = 0; i < kLanes; ++i) x[i] = std::exp(x[i]);
+  for (int i = 0; i < kLanes<double>; ++i) x[i] = std::exp(x[i]);
   return x;
 }
 
-ZOO_INLINE float sum(Lanes<float>::V v) {
-  typedef float Half __attribute__((vector_size(32)));
-  typedef float Quarter __attribute__((vector_size(16)));
-  Half h[2];
-  std::memcpy(h, &v, sizeof v);
-  h[0] += h[1];
-  Quarter q[2];
-  std::memcpy(q, h, sizeof q);
-  q[0] += q[1];
-  return (q[0][0] + q[0][2]) + (q[0][1] + q[0][3]);
-}
-ZOO_INLINE double sum(Lanes<double>::V v) {
-  double total = 0;
-  for (int i = 0; i < kLanes; ++i) total += v[i];
-  return total;
+template <class T>
+ZOO_INLINE T sum(typename Lanes<T>::V v) {
+  T values[kLanes<T>];
+  std::memcpy(values, &v, sizeof v);
+  for (int width = kLanes<T> / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) values[i] += values[i + width];
+  }
+  return values[0];
 }
 
 template <class T>
@@ -127,7 +134,7 @@ ZOO_INLINE typename Lanes<T>::M load_numbers(const int32_t* p) {
     return *reinterpret_cast<const typename Lanes<T>::I*>(p);
   } else {
     typename Lanes<T>::M m;
-    for (int i = 0; i < kLanes; ++i) m[i] = p[i];
+    for (int i = 0; i < kLanes<T>; ++i) m[i] = p[i];
     return m;
   }
 }
@@ -136,7 +143,7 @@ ZOO_INLINE void store_numbers(int32_t* p, typename Lanes<T>::M m) {
   if constexpr (sizeof(T) == 4) {
     *reinterpret_cast<typename Lanes<T>::I*>(p) = m;
   } else {
-    for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int32_t>(m[i]);
+    for (int i = 0; i < kLanes<T>; ++i) p[i] = static_cast<int32_t>(m[i]);
   }
 }
 template <class M>
@@ -152,10 +159,7 @@ ZOO_INLINE bool any(Lanes<float>::M m) {
 }
 #elif defined(__AVX2__)
 ZOO_INLINE bool any(Lanes<float>::M m) {
-  __m256i halves[2];
-  std::memcpy(halves, &m, sizeof m);
-  const __m256i both = _mm256_or_si256(halves[0], halves[1]);
-  return _mm256_testz_si256(both, both) == 0;
+  return _mm256_movemask_ps(reinterpret_cast<__m256>(m)) != 0;
 }
 #endif
 
@@ -181,14 +185,14 @@ void composite_tile(const zoo::TileTask<T>& task) {
   T* through = task.planes;  // negative where a pixel is finished: minus its transmittance
   T* sums = task.planes + plane;
   V lane;
-  for (int i = 0; i < kLanes; ++i) lane[i] = static_cast<T>(i);
+  for (int i = 0; i < kLanes<T>; ++i) lane[i] = static_cast<T>(i);
   for (int64_t i = 0; i < plane; ++i) {
     through[i] = i % task.stride < task.columns ? T(1) : T(-1);
     task.last[i] = -1;
   }
   for (int64_t i = 0; i < plane * channels; ++i) sums[i] = 0;
-  const int blocks = task.stride / kLanes;
-  bool live[64 * 4];
+  const int blocks = task.stride / kLanes<T>;
+  bool live[64 * (64 / kLanes<T>)];
   int alive = task.rows * blocks;
   for (int i = 0; i < alive; ++i) live[i] = true;
   const V cap = V{} + task.rules.max_alpha, floor = V{} + task.rules.min_alpha, stop = V{} + task.rules.stop;
@@ -203,8 +207,8 @@ void composite_tile(const zoo::TileTask<T>& task) {
       const T cdy = T(0.5) * s.c * dy * dy, bdy = s.b * dy, half_a = T(0.5) * s.a;
       for (int block = 0; block < blocks; ++block) {
         if (!live[row * blocks + block]) continue;
-        const int64_t at = static_cast<int64_t>(row) * task.stride + block * kLanes;
-        const V dx = s.x - (lane + (task.x0 + block * kLanes + T(0.5)));
+        const int64_t at = static_cast<int64_t>(row) * task.stride + block * kLanes<T>;
+        const V dx = s.x - (lane + (task.x0 + block * kLanes<T> + T(0.5)));
         const V sigma = (half_a * dx + bdy) * dx + cdy;
         V alpha = s.opacity * exp_negative(-sigma);
         alpha = alpha > cap ? cap : alpha;
@@ -246,7 +250,7 @@ void composite_tile_backward(const zoo::TileTask<T>& task) {
   T* behind = through + plane;
   const T* grads = behind + plane;
   V lane;
-  for (int i = 0; i < kLanes; ++i) lane[i] = static_cast<T>(i);
+  for (int i = 0; i < kLanes<T>; ++i) lane[i] = static_cast<T>(i);
   int32_t row_last[64], deepest = -1;
   for (int row = 0; row < task.rows; ++row) {
     row_last[row] = -1;
@@ -256,7 +260,7 @@ void composite_tile_backward(const zoo::TileTask<T>& task) {
     }
     if (row_last[row] > deepest) deepest = row_last[row];
   }
-  const int blocks = task.stride / kLanes;
+  const int blocks = task.stride / kLanes<T>;
   const V cap = V{} + task.rules.max_alpha, floor = V{} + task.rules.min_alpha;
   for (int32_t k = task.count - 1; k >= 0; --k) {
     T* out = task.gradients + static_cast<int64_t>(k) * task.gradient_stride;
@@ -276,8 +280,8 @@ void composite_tile_backward(const zoo::TileTask<T>& task) {
       const T dy = s.y - (task.y0 + row + T(0.5));
       const T cdy = T(0.5) * s.c * dy * dy, bdy = s.b * dy, half_a = T(0.5) * s.a;
       for (int block = 0; block < blocks; ++block) {
-        const int64_t at = static_cast<int64_t>(row) * task.stride + block * kLanes;
-        const V dx = s.x - (lane + (task.x0 + block * kLanes + T(0.5)));
+        const int64_t at = static_cast<int64_t>(row) * task.stride + block * kLanes<T>;
+        const V dx = s.x - (lane + (task.x0 + block * kLanes<T> + T(0.5)));
         const V sigma = (half_a * dx + bdy) * dx + cdy;
         const V raw = s.opacity * exp_negative(-sigma);
         const V alpha = raw > cap ? cap : raw;
@@ -314,17 +318,17 @@ void composite_tile_backward(const zoo::TileTask<T>& task) {
       }
     }
     if (!met) continue;
-    const T x = sum(sum_x), y = sum(sum_y);
+    const T x = sum<T>(sum_x), y = sum<T>(sum_y);
     out[0] = s.a * x + s.b * y;
     out[1] = s.b * x + s.c * y;
-    out[2] = T(0.5) * sum(sum_xx);
-    out[3] = sum(sum_xy);
-    out[4] = T(0.5) * sum(sum_yy);
-    out[5] = -sum(sum_1) / s.opacity;
-    for (int d = 0; d < channels; ++d) out[6 + d] = sum(sum_color[d]);
+    out[2] = T(0.5) * sum<T>(sum_xx);
+    out[3] = sum<T>(sum_xy);
+    out[4] = T(0.5) * sum<T>(sum_yy);
+    out[5] = -sum<T>(sum_1) / s.opacity;
+    for (int d = 0; d < channels; ++d) out[6 + d] = sum<T>(sum_color[d]);
     if constexpr (kAbsolute) {
-      out[6 + channels] = sum(size_x);
-      out[7 + channels] = sum(size_y);
+      out[6 + channels] = sum<T>(size_x);
+      out[7 + channels] = sum<T>(size_y);
     }
   }
 }
@@ -343,5 +347,6 @@ void composite_backward_any(const zoo::TileTask<T>& task) {
 }
 
 #undef ZOO_INLINE
+#undef ZOO_VECTOR_BYTES
 
 }  // namespace
