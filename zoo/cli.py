@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("zoo.train:main", "train, test and report a run"),
     "predict": ("zoo.predict:main", "run a trained model on your own files"),
     "render": ("zoo.render:main", "render test views, orbits and spirals of a trained field"),
+    "convert": ("zoo.convert:main", "write the weights of a convnet under other names, timm's among them"),
     "prepare-data": ("zoo.prepare_data:main", "check, prepare or generate a data set"),
     "benchmark": ("zoo.benchmark.cli:main", "measure the ops beside their peers and the machine's limits"),
     "list": ("zoo.listing:main", "list models and experiments"),

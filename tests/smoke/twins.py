@@ -23,6 +23,16 @@ _SHAPES = (
     "data.num_workers=0",
     "model.num_classes=14",
 )
+_PICTURES = (
+    "data=synthetic_pictures",
+    "data.source.generator.num_train=2",
+    "data.source.generator.num_test=1",
+    "data.source.generator.size=64",
+    "data.train_transforms.crop.size=64",
+    "data.eval_transforms.resize.size=64",
+    "data.batch_size=4",
+    "data.num_workers=0",
+)
 SAMPLES: dict[str, tuple[str, ...]] = {  # what stands in for the data of a recipe, by the class that reads it
     "zoo.data.radiance_fields.RadianceFieldData": (
         "data=synthetic_scene",
@@ -39,6 +49,9 @@ SAMPLES: dict[str, tuple[str, ...]] = {  # what stands in for the data of a reci
         "data.batch_size=2",
         "data.num_workers=0",
     ),
+    "zoo.data.image_folder.ImageFolder": _PICTURES,
+    "zoo.data.imagenet.ImageNet": _PICTURES,
+    "zoo.data.joined_pictures.JoinedPictures": _PICTURES,
     "zoo.data.kitti_detection.KittiSource": _STREETS,
     "zoo.data.waymo_detection.WaymoSource": (
         *_STREETS,
@@ -56,7 +69,7 @@ SAMPLES: dict[str, tuple[str, ...]] = {  # what stands in for the data of a reci
         "data.box_dim=9",
     ),
 }
-MODELS: dict[str, tuple[str, ...]] = {  # what makes full-size networks small enough for a test, by their class
+MODELS: dict[str, tuple[str, ...]] = {  # what makes full-size networks small enough for a test, by what makes them
     "zoo.models.dsvt.DSVT": (
         "model.bev_blocks=[0,0,0]",
         "model.bev_strides=[4,1,1]",
@@ -84,6 +97,11 @@ MODELS: dict[str, tuple[str, ...]] = {  # what makes full-size networks small en
         "model.bev_channels=[8,8]",
         "model.bev_up_channels=[8,8]",
     ),
+    "zoo.models.spark.SparK": ("model.decoder_width=64",),
+    "zoo.models.spark.ImageClassifier": ("model.num_classes=10",),
+    "zoo.models.spark.backbones.resnet": ("model.backbone.depths=[1,1,1,1]", "model.backbone.channels=[8,16,32,64]"),
+    "zoo.models.spark.ConvNeXt": ("model.backbone.depths=[1,1,1,1]", "model.backbone.dims=[8,16,32,64]"),
+    "zoo.models.spark.SmallResNet": ("model.backbone.depths=[1,1,1]", "model.backbone.width=8"),
 }
 
 
@@ -109,6 +127,7 @@ def twin(name: str, data_dir: Path, steps: int) -> tuple[str, ...]:
         *SAMPLES[reader],
         *kept,
         *MODELS.get(recipe.model._target_, ()),
+        *(MODELS[recipe.model.backbone._target_] if "backbone" in recipe.model else ()),
         f"paths.data_dir={data_dir}",
         f"trainer.max_steps={steps}",
         f"trainer.val_check_interval={max(1, steps // 2)}",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["cross_entropy"]
+__all__ = ["check_labels", "cross_entropy", "soft_target_loss"]
 
 
 def cross_entropy(
@@ -58,3 +60,28 @@ def check_labels(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
             "the class list match the network?"
         )
     return valid
+
+
+def soft_target_loss(
+    logits: Tensor, target: Tensor, *, kind: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
+) -> Tensor:
+    """Mean loss of logits against shares of the classes, both (N, K).
+
+    ``cross_entropy``: ``-sum_k target_k log softmax(logits)_k``. ``binary_cross_entropy``: every class on its own, the
+    mean over rows and classes.
+
+    Raises:
+        ValueError: Different shapes, or an unknown kind.
+
+    Example:
+        >>> import torch
+        >>> soft_target_loss(torch.zeros(2, 4), torch.full((2, 4), 0.25))
+        tensor(1.3863)
+    """
+    if logits.dim() != 2 or target.shape != logits.shape:
+        raise ValueError(f"target: found shape {tuple(target.shape)} for logits {tuple(logits.shape)}, expected (N, K)")
+    if kind == "cross_entropy":
+        return F.cross_entropy(logits, target)
+    if kind == "binary_cross_entropy":
+        return F.binary_cross_entropy_with_logits(logits, target)
+    raise ValueError(f"kind: found {kind!r}, expected 'cross_entropy' or 'binary_cross_entropy'")

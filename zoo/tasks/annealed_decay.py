@@ -33,6 +33,7 @@ class AnnealedDecay(LRScheduler):
         optimizer: Its groups' ``lr`` are peak rates.
         total_steps: of the run.
         warmup_steps: of the rate.
+        warmup_share: of all steps, instead of ``warmup_steps``: a run of another length keeps the shape.
         weight_decay: at the first step.
         weight_decay_end: at the last step; None: constant.
     """
@@ -45,7 +46,10 @@ class AnnealedDecay(LRScheduler):
         warmup_steps: int = 0,
         weight_decay: float = 0.04,
         weight_decay_end: float | None = 0.2,
+        warmup_share: float | None = None,
     ) -> None:
+        if warmup_share is not None:
+            warmup_steps = round(warmup_share * total_steps)
         if not 0 <= warmup_steps < total_steps:
             raise ValueError(
                 f"warmup_steps, total_steps: found {warmup_steps}, {total_steps}; expected fewer of warm-up"
