@@ -26,6 +26,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "sparse": ("zoo.benchmark.sparse",),
     "spike": ("zoo.benchmark.spike",),
     "dsvt": ("zoo.benchmark.dsvt",),
+    "spark": ("zoo.benchmark.spark",),
     "gaussians": ("zoo.benchmark.gaussians",),
 }
 

@@ -29,13 +29,14 @@ def _multiply_rows(x: SparseTensor, weight: Tensor, bias: Tensor | None) -> Tens
     """``x W^T + b`` for (N, C_in) and (C_out, C_in), by whichever product is faster at the shape."""
     if x.grid.num_sites < _TALL * max(weight.shape):
         return functional.linear(x.features, weight, bias)
-    return sparse_conv(x, weight[:, None, None, :], bias, out_grid=x.grid).features
+    return sparse_conv(x, weight.view(len(weight), 1, 1, -1), bias, out_grid=x.grid).features
 
 
 class SparseConv2d(VisibleLayer, nn.Conv2d):
     """Convolution onto the visible cells of the output map."""
 
-    def _padding(self) -> tuple[int, ...]:
+    def near_padding(self) -> tuple[int, ...]:
+        """Cells of padding before the first row and column."""
         if isinstance(self.padding, str):  # of the near side; explicit output sites make up for the far side
             spans = zip(self.dilation, self.kernel_size, strict=True)
             return tuple(d * (k - 1) // 2 if self.padding == "same" else 0 for d, k in spans)
@@ -44,7 +45,7 @@ class SparseConv2d(VisibleLayer, nn.Conv2d):
     def _output_size(self, size: tuple[int, ...]) -> tuple[int, int]:
         if self.padding == "same":
             return size[0], size[1]
-        geometry = ConvGeometry.of(2, self.kernel_size, self.stride, self._padding(), self.dilation)
+        geometry = ConvGeometry.of(2, self.kernel_size, self.stride, self.near_padding(), self.dilation)
         height, width = geometry.output_shape(size)
         return height, width
 
@@ -53,11 +54,11 @@ class SparseConv2d(VisibleLayer, nn.Conv2d):
         out_grid = self.visible.grid(*self._output_size(x.spatial_shape), layer=self.name)
         if self.groups == 1 and self.in_channels < _FEW_CHANNELS and self._keeps_tiles(x.grid, out_grid):
             return as_strip(self._convolve_tiles(input, out_grid))
-        padding = self._padding()
+        padding = self.near_padding()
         if self.groups == 1 and self.kernel_size == (1, 1) and padding == (0, 0):
             if out_grid is not x.grid:
                 x = SparseTensor(x.features.index_select(0, self._centres(x.grid, out_grid)), out_grid)
-            return as_strip(_multiply_rows(x, self.weight[:, :, 0, 0], self.bias))
+            return as_strip(_multiply_rows(x, self.weight.flatten(1), self.bias))
         out = sparse_conv(
             x,
             self.weight.permute(0, 2, 3, 1),
@@ -89,7 +90,7 @@ class SparseConv2d(VisibleLayer, nn.Conv2d):
         for axis in (0, 1):
             cell = dense.shape[2 + axis] // mask.shape[1 + axis]
             reach = cell - self.stride[axis] + self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
-            before = self._padding()[axis]
+            before = self.near_padding()[axis]
             pads.append((before, max(0, reach - cell - before)))
             steps.append(cell)
             reaches.append(reach)

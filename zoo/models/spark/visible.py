@@ -18,7 +18,7 @@ __all__ = ["VisibleCells", "as_rows", "as_strip"]
 
 def as_rows(strip: Tensor) -> Tensor:
     """``(1, C, N, 1)`` as ``(N, C)``."""
-    return strip[0, :, :, 0].t().contiguous()
+    return strip.permute(0, 2, 3, 1).reshape(strip.shape[2], strip.shape[1]).contiguous()
 
 
 def as_strip(rows: Tensor) -> Tensor:
