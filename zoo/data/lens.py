@@ -3,12 +3,14 @@
 A lens maps a direction to *plane coordinates*, which the focal lengths and the principal point then scale to pixels.
 Perspective lenses work on ``(x / z, y / z)``; fisheye lenses on ``theta * (x, y) / sqrt(x^2 + y^2)`` with ``theta`` the
 angle to the optical axis, so that they also cover directions behind the image plane. A polynomial then distorts either.
-Parameter orders are COLMAP's.
+Parameter orders are COLMAP's. A ``skewed`` lens is a calibration matrix
+with a second entry: ``u' = u + (skew / fx) v``.
 
 =====================  ==========================================  ===========
 name                   parameters                                  plane
 =====================  ==========================================  ===========
 ``pinhole``            none                                        perspective
+``skewed``             skew / fx                                   perspective
 ``opencv``             k1 k2 p1 p2                                 perspective
 ``full_opencv``        k1 k2 p1 p2 k3 k4 k5 k6                     perspective
 ``fov``                omega                                       perspective
@@ -97,6 +99,11 @@ def _identity(uv: Tensor, k: Tensor) -> Tensor:
     return uv
 
 
+def _skewed(uv: Tensor, k: Tensor) -> Tensor:
+    u, v = uv.unbind(-1)
+    return torch.stack((u + k[..., 0] * v, v), dim=-1)
+
+
 @dataclass(frozen=True)
 class Lens:
     """A lens model: number of parameters, kind of plane, distortion of plane coordinates."""
@@ -108,6 +115,7 @@ class Lens:
 
 LENSES: dict[str, Lens] = {
     "pinhole": Lens(0, False, _identity),
+    "skewed": Lens(1, False, _skewed),
     "opencv": Lens(4, False, _opencv),
     "full_opencv": Lens(8, False, _full_opencv),
     "fov": Lens(1, False, _fov),
@@ -117,7 +125,7 @@ LENSES: dict[str, Lens] = {
 
 # lens -> the next more general one and where its parameters stand there
 _GENERALISES: dict[str, tuple[str, tuple[int, ...]]] = {
-    "pinhole": ("opencv", ()),
+    "pinhole": ("opencv", ()),  # a skewed one has no more general lens: an axis is not a polynomial of the radius
     "opencv": ("full_opencv", (0, 1, 2, 3)),
     "opencv_fisheye": ("thin_prism_fisheye", (0, 1, 4, 5)),
 }

@@ -12,14 +12,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from zoo.data.analytic_solids import Box, Cylinder, Solid, Sphere, Torus, Vector, cast, is_blocked
+from zoo.data.analytic_render import Lighting, render_view
+from zoo.data.analytic_solids import Box, Cylinder, Solid, Sphere, Torus, Vector
 from zoo.data.cameras import Cameras
 from zoo.data.procedural_textures import (
     bricks,
     checker,
-    encode_srgb,
     marble,
     noise,
     plain,
@@ -30,17 +29,19 @@ from zoo.data.procedural_textures import (
 
 AABB = (-1.25, -1.25, -1.0, 1.25, 1.25, 1.5)
 
-_SUN = torch.nn.functional.normalize(torch.tensor([0.55, -0.45, 0.85]), dim=0)
-_SUN_SPREAD = 0.05  # radius of the sun's disc at distance 1
-_SUN_COLOUR = (1.05, 0.98, 0.85)
-_SKY_COLOUR = (0.42, 0.47, 0.56)
-_GROUND_COLOUR = (0.20, 0.18, 0.16)
-_CHUNK = 1 << 17
+LIGHTING = Lighting(
+    direction=(0.55, -0.45, 0.85),
+    spread=0.05,
+    colour=(1.05, 0.98, 0.85),
+    sky=(0.42, 0.47, 0.56),
+    ground=(0.20, 0.18, 0.16),
+)
 
 Rotation = tuple[Vector, Vector, Vector]
 
 
-def _turn_z(degrees: float) -> Rotation:
+def turn_z(degrees: float) -> Rotation:
+    """The rotation about z."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return (c, -s, 0.0), (s, c, 0.0), (0.0, 0.0, 1.0)
 
@@ -102,7 +103,7 @@ def _ornaments(seed: int) -> list[Solid]:
         Box(
             centre=(0, 0, -0.51),
             half=(0.2, 0.2, 0.15),
-            rotation=_turn_z(28),
+            rotation=turn_z(28),
             texture=bricks(srgb("b5583c"), srgb("d9cbb5"), 0.16, 0.075, 0.016, seed + 3),
         ),
         Sphere(
@@ -123,7 +124,7 @@ def _toys(seed: int) -> list[Solid]:
         Box(
             centre=(0.42, -0.3, -0.56),
             half=(0.1, 0.1, 0.1),
-            rotation=_turn_z(turn),
+            rotation=turn_z(turn),
             texture=checker(blue, srgb("f4ead2"), 0.1),
         ),
         Sphere(
@@ -142,7 +143,7 @@ def _toys(seed: int) -> list[Solid]:
         ),
         Cylinder(
             centre=(0.32, 0.38, -0.55),
-            rotation=_turn_z(turn),
+            rotation=turn_z(turn),
             radius=0.09,
             half_height=0.11,
             texture=stripes((srgb("7d4fa0"), yellow), 2, 0.06),
@@ -155,80 +156,11 @@ def build_scene(seed: int = 0) -> list[Solid]:
     return [*_pavilion(seed), *_ornaments(seed), *_toys(seed)]
 
 
-def _sun_directions(samples: int) -> Tensor:
-    """Directions ``(samples^2, 3)`` to points of the sun's disc, one for each subpixel, in a sunflower pattern."""
-    count = samples * samples
-    k = torch.arange(count, dtype=torch.float32)
-    radius, angle = ((k + 0.5) / count).sqrt() * _SUN_SPREAD, k * math.pi * (3 - math.sqrt(5))
-    x = torch.nn.functional.normalize(torch.linalg.cross(_SUN, torch.tensor([0.0, 0.0, 1.0])), dim=0)
-    y = torch.linalg.cross(_SUN, x)
-    disc = (radius * angle.cos())[:, None] * x + (radius * angle.sin())[:, None] * y
-    return torch.nn.functional.normalize(_SUN + disc, dim=-1)
-
-
-def shade(solids: Sequence[Solid], origins: Tensor, directions: Tensor, sun: Tensor) -> tuple[Tensor, Tensor]:
-    """Colours in sRGB ``(M, 3)`` and hits ``(M,)`` bool of rays.
-
-    Light is a sky that fades to the ground with the normal, the sun with shadow rays, and a Blinn-Phong highlight.
-
-    Args:
-        solids: the scene.
-        origins: ``(M, 3)``.
-        directions: ``(M, 3)``, unit length.
-        sun: ``(M, 3)`` unit directions towards the sun.
-    """
-    distance, which = cast(solids, origins, directions)
-    hits = (which >= 0).nonzero()[:, 0]
-    points = origins[hits] + distance[hits, None] * directions[hits]
-    view, sun, which_hit = directions[hits], sun[hits], which[hits]
-    albedo, normals, gloss = torch.zeros_like(points), torch.zeros_like(points), torch.zeros(len(points))
-    for number, solid in enumerate(solids):
-        rows = (which_hit == number).nonzero()[:, 0]
-        if len(rows) == 0:
-            continue
-        rotation = points.new_tensor(solid.rotation)
-        local = (points[rows] - points.new_tensor(solid.centre)) @ rotation
-        albedo[rows] = solid.texture(local)
-        normals[rows] = solid.normals(local) @ rotation.T
-        gloss[rows] = solid.gloss
-    facing = (normals * sun).sum(-1)
-    lit = (facing > 0).nonzero()[:, 0]
-    blocked = is_blocked(solids, points[lit] + 2e-3 * normals[lit], sun[lit])
-    sunlight = torch.zeros_like(facing)
-    sunlight[lit] = facing[lit] * ~blocked
-    sky = 0.5 + 0.5 * normals[:, 2:]
-    ambient = points.new_tensor(_SKY_COLOUR) * sky + points.new_tensor(_GROUND_COLOUR) * (1 - sky)
-    middle = torch.nn.functional.normalize(sun - view, dim=-1)
-    highlight = gloss * (sunlight > 0) * (normals * middle).sum(-1).clamp_min(0) ** 40
-    light = ambient + points.new_tensor(_SUN_COLOUR) * sunlight.unsqueeze(-1)
-    colours = torch.zeros_like(origins)
-    colours[hits] = encode_srgb(albedo * light + 0.6 * highlight.unsqueeze(-1))
-    return colours, which >= 0
-
-
 def render_scene(solids: Sequence[Solid], cameras: Cameras, index: int, samples: int = 3) -> np.ndarray:
     """One picture with straight alpha, ``samples x samples`` rays for each pixel.
-
-    Colours are averaged as stored (sRGB), which is the space in which radiance fields composite them.
 
     Returns:
         ``(H, W, 4)`` uint8.
     """
-    grid = (torch.arange(samples, dtype=torch.float32) + 0.5) / samples - 0.5
-    offsets = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), dim=-1).reshape(-1, 2)
-    suns = _sun_directions(samples)
-    height, width = cameras.height, cameras.width
-    pixels = torch.stack(torch.meshgrid(torch.arange(width), torch.arange(height), indexing="xy"), dim=-1)
-    pixels = pixels.reshape(-1, 1, 2) + offsets  # (H * W, S, 2)
-    rows_per_chunk = max(1, _CHUNK // len(offsets))
-    pieces = []
-    for chunk in pixels.split(rows_per_chunk):
-        flat = chunk.reshape(-1, 2)
-        rays = cameras.rays(torch.full((len(flat),), index), flat)
-        colours, hit = shade(solids, rays.origins, rays.directions, suns.repeat(len(chunk), 1))
-        hit = hit.reshape(len(chunk), -1, 1).float()
-        covered = hit.sum(1)  # (P, 1)
-        colour = (colours.reshape(len(chunk), -1, 3) * hit).sum(1) / covered.clamp_min(1)
-        pieces.append(torch.cat((colour, covered / len(offsets)), dim=-1))
-    image = torch.cat(pieces).reshape(height, width, 4)
+    image = render_view(solids, cameras, index, LIGHTING, samples).rgba
     return (image * 255).round().to(torch.uint8).numpy()

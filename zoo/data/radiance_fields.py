@@ -184,9 +184,7 @@ class RadianceFieldData(StepData):
         """
         if self._index is not None:
             return
-        self._check_generated()
-        name = detect_format(self.root) if self.format == "auto" else self.format
-        index = _READERS[name][1](self.root, self.bad_samples)
+        name, index = self._read_index()
         index = index.transformed(self.scene_scale, self.scene_offset).with_holdout(self.holdout_every)
         if self._box is not None and max(abs(a - b) for a, b in zip(self._box, index.aabb, strict=True)) > 1e-4:
             logger.info("aabb: %s is set, %s says %s", list(self._box), index.source, [round(v, 4) for v in index.aabb])
@@ -201,6 +199,12 @@ class RadianceFieldData(StepData):
         )
         counts = ", ".join(f"{len(views)} {split}" for split, views in index.splits.items())
         logger.info("%s (%s): %s views; %d skipped", self.root, name, counts, len(self.bad_samples))
+
+    def _read_index(self) -> tuple[str, SceneIndex]:
+        """The layout's name, for people, and what its files say."""
+        self._check_generated()
+        name = detect_format(self.root) if self.format == "auto" else self.format
+        return name, _READERS[name][1](self.root, self.bad_samples)
 
     def _check_generated(self) -> None:
         """A scene generated earlier with other settings must not be taken for the one asked for."""

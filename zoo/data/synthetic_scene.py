@@ -137,7 +137,7 @@ def _take_place(work: Path, root: Path) -> None:
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[ThreadPoolExecutor]:
+def one_thread_each() -> Iterator[ThreadPoolExecutor]:
     """A pool in which each worker computes alone: pictures in parallel beat threads inside small operations."""
     before = torch.get_num_threads()
     try:
@@ -155,7 +155,7 @@ def _write_scene(folder: Path, settings: SceneSettings) -> None:
         if not stop.is_set():
             Image.fromarray(render_scene(solids, cameras, number, settings.samples)).save(path, compress_level=6)
 
-    with _one_thread_each() as pool:
+    with one_thread_each() as pool:
         jobs = []
         for split in SPLITS:
             poses = sample_poses(settings.count(split), settings.seed, split)

@@ -34,6 +34,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from zoo.models.layers.coarse_to_fine import LevelSchedule
 from zoo.models.layers.hash_grid import HashGrid
 from zoo.models.layers.mlp import MLP
 from zoo.models.saliency import DensityGate, SaliencyGrid, SaliencyPruner
@@ -94,6 +95,8 @@ class HollowNeRF(nn.Module):
         saliency: The saliency grid, or None.
         gate: The density gate, or None.
         pruner: The pruner of the saliency grid, or None; it needs ``saliency``.
+        level_schedule: Opens the levels of the hash grid from coarse to fine, or None. It is no part of the paper:
+            few photographs need it (see ``zoo.models.layers.coarse_to_fine``).
     """
 
     aabb: Tensor
@@ -122,6 +125,7 @@ class HollowNeRF(nn.Module):
         saliency: SaliencyGrid | None = None,
         gate: DensityGate | None = None,
         pruner: SaliencyPruner | None = None,
+        level_schedule: LevelSchedule | None = None,
     ) -> None:
         super().__init__()
         box = [float(side) for side in aabb]
@@ -151,6 +155,12 @@ class HollowNeRF(nn.Module):
         color_dim = sh_degree**2 + geometry_dim + int(constant_color_input)
         self.color_net = MLP(color_dim, [hidden_dim] * color_layers, 3, bias=False)
         self.saliency, self.gate, self.pruner = saliency, gate, pruner
+        if level_schedule is not None and level_schedule.width != num_levels * features_per_level:
+            raise ValueError(
+                f"level_schedule: made for {level_schedule.width} features, expected {num_levels * features_per_level} "
+                "as num_levels and features_per_level give"
+            )
+        self.level_schedule = level_schedule
 
     def normalize(self, positions: Tensor) -> Tensor:
         """Positions ``(N, 3)`` of the world in units of the box."""
@@ -160,6 +170,8 @@ class HollowNeRF(nn.Module):
         """The density ``(N,)`` and the geometry features ``(N, 15)`` at world positions ``(N, 3)``."""
         unit = self.normalize(positions)
         features = self.encoding(unit)
+        if self.level_schedule is not None:
+            features = self.level_schedule(features)
         saliency = features.new_ones(()) if self.saliency is None else self.saliency(unit)[:, None]
         weighted = features * saliency
         decoded = self.decoder(weighted)
@@ -189,6 +201,8 @@ class HollowNeRF(nn.Module):
         """Bring the schedules to the optimizer step ``step`` (counted from 0); call before each training step."""
         if self.gate is not None:
             self.gate.set_step(step)
+        if self.level_schedule is not None:
+            self.level_schedule.set_step(step)
 
     def penalty(self, step: int) -> Tensor:
         """What the pruner adds to the loss at the optimizer step ``step``, a scalar."""
@@ -272,7 +286,9 @@ def remap_upstream(state_dict: Mapping[str, Tensor], field: HollowNeRF) -> dict[
         ValueError: The keys belong to neither.
     """
     own = {
-        name: value for name, value in field.state_dict().items() if name.startswith(("saliency.", "gate.", "pruner."))
+        name: value
+        for name, value in field.state_dict().items()
+        if name.startswith(("saliency.", "gate.", "pruner.", "level_"))
     }
     if "mlp_base.params" in state_dict:
         return own | _remap_nerfacc(state_dict, field)

@@ -9,9 +9,16 @@ from torch import Tensor, nn
 
 from zoo.data.cameras import Cameras, Rays
 from zoo.models.layers.occupancy_grid import OccupancyGrid
-from zoo.ops import RaySamples, march_rays, pack_info, render_rays, render_visibility_from_density
+from zoo.ops import (
+    RaySamples,
+    march_rays,
+    pack_info,
+    render_rays,
+    render_visibility_from_density,
+    render_weights_from_density,
+)
 
-__all__ = ["FieldRenderer", "RenderedImage", "RenderedRays"]
+__all__ = ["FieldRenderer", "RenderedImage", "RenderedRays", "RenderedSamples"]
 
 
 class RadianceField(Protocol):
@@ -26,6 +33,17 @@ class RadianceField(Protocol):
         ...
 
 
+class RenderedSamples(NamedTuple):
+    """The ``N`` samples along the rays, in order, with their gradients: for losses on how a ray is stopped."""
+
+    t_starts: Tensor  # (N,)
+    t_ends: Tensor  # (N,)
+    density: Tensor  # (N,)
+    weights: Tensor  # (N,)
+    alphas: Tensor  # (N,)
+    packed_info: Tensor  # (M, 2) start and count of each ray
+
+
 class RenderedRays(NamedTuple):
     """What ``M`` rays see."""
 
@@ -34,6 +52,7 @@ class RenderedRays(NamedTuple):
     depth: Tensor  # (M,) mean distance along the ray of what is seen, 0 where nothing is
     num_samples: int  # samples that the field was evaluated at with colours
     num_marched: int  # samples in occupied cells
+    samples: RenderedSamples | None = None  # where they were asked for
 
 
 class RenderedImage(NamedTuple):
@@ -87,11 +106,18 @@ class FieldRenderer(nn.Module):
         self.picture_alpha_threshold = alpha_threshold if picture_alpha_threshold is None else picture_alpha_threshold
 
     def forward(
-        self, field: RadianceField, rays: Rays, background: Tensor, *, jitter: Tensor | None = None
+        self,
+        field: RadianceField,
+        rays: Rays,
+        background: Tensor,
+        *,
+        jitter: Tensor | None = None,
+        keep_samples: bool = False,
     ) -> RenderedRays:
         """Render ``M`` rays over background colours ``(M, 3)``.
 
         ``jitter`` ``(M,)`` in [0, 1) moves the start of each ray by that share of a step (stratified sampling).
+        ``keep_samples`` also returns the samples that were composited.
         """
         samples = march_rays(
             rays.origins,
@@ -115,7 +141,13 @@ class FieldRenderer(nn.Module):
         density, geometry = field.density(rays.origins[ray_indices] + directions * middles[:, None])
         rgb = field.color(directions, geometry)
         seen = render_rays(starts, ends, density, rgb, packed, early_stop_eps=self.early_stop, background=background)
-        return RenderedRays(seen.colors, seen.opacities[:, 0], seen.depths[:, 0], len(middles), num_marched)
+        samples_kept = None
+        if keep_samples:
+            weights, _, alphas = render_weights_from_density(starts, ends, density, packed_info=packed)
+            samples_kept = RenderedSamples(starts, ends, density, weights, alphas, packed)
+        return RenderedRays(
+            seen.colors, seen.opacities[:, 0], seen.depths[:, 0], len(middles), num_marched, samples_kept
+        )
 
     @torch.no_grad()
     def _find_visible(self, field: RadianceField, rays: Rays, samples: RaySamples) -> Tensor:

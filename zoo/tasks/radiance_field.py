@@ -9,12 +9,12 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from zoo.data.posed_images import PosedImages, RayScheme, sample_rays, step_generator
+from zoo.data.posed_images import PosedImages, RayBatch, RayScheme, sample_rays, step_generator
 from zoo.losses.photometric import PhotometricKind, photometric_loss
 from zoo.metrics.image import psnr
 from zoo.models.hollownerf import HollowNeRF
 from zoo.rendering.backgrounds import BackgroundKind, background_colors, composite
-from zoo.rendering.field_renderer import FieldRenderer, RenderedImage
+from zoo.rendering.field_renderer import FieldRenderer, RenderedImage, RenderedRays
 from zoo.rendering.report import ReportSection
 from zoo.tasks.ray_budget import RayBudget
 from zoo.tasks.view_gallery import ViewGallery
@@ -55,6 +55,8 @@ class RadianceFieldTask(LightningModule):
         scores: How test pictures are measured; None: PSNR and SSIM.
         gallery: Pictures for the report.
     """
+
+    keep_samples = False  # whether `regularization` needs the samples along training rays
 
     def __init__(
         self,
@@ -111,15 +113,19 @@ class RadianceFieldTask(LightningModule):
         generator = step_generator(seed + _RAY_STREAM, step)
         background = background_colors(self.background, len(rays), generator=generator).to(self.device)
         jitter = torch.rand(len(rays), generator=generator).to(self.device) if self.stratified else None
-        rendered = self.renderer(self.model, rays.rays, background, jitter=jitter)
+        rendered = self.renderer(self.model, rays.rays, background, jitter=jitter, keep_samples=self.keep_samples)
         self.budget.update(rendered.num_marched)
         if rendered.num_samples == 0:
             return None
         colour_loss = photometric_loss(rendered.rgb, composite(rays.rgba, background), self.loss_kind, self.loss_delta)
-        loss = colour_loss + self.model.penalty(step)
+        loss = colour_loss + self.model.penalty(step) + self.regularization(step, rays, rendered)
         if (step + 1) % self.log_every == 0:
             self._log_step(colour_loss, loss, len(rays), rendered.num_samples, rendered.num_marched)
         return loss
+
+    def regularization(self, step: int, rays: RayBatch, rendered: RenderedRays) -> Tensor:
+        """What a derived task adds to the loss of a step."""
+        return rendered.rgb.new_zeros(())
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The step, then the pruner's multiplier: before any callback may write a checkpoint."""

@@ -27,6 +27,7 @@ from zoo.data.formats.colmap import CAMERA_MODELS, ColmapCamera, lens_of
 from zoo.data.lens import LENSES, generalise, undistort
 
 LENS_PARAMS = {
+    "skewed": [0.02],
     "pinhole": [],
     "opencv": [0.06, -0.08, -0.001, 0.0002],
     "full_opencv": [0.05, -0.02, 0.001, -0.002, 0.003, 0.01, -0.004, 0.002],

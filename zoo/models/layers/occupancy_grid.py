@@ -226,6 +226,27 @@ class OccupancyGrid(nn.Module):
         self.binaries &= (self.occs >= 0).view_as(self.binaries)
         return int((self.occs < 0).sum())
 
+    @torch.no_grad()
+    def exclude_cells(self, is_kept: Callable[[Tensor], Tensor]) -> int:
+        """Exclude for good the cells of which neither the centre nor a corner is kept.
+
+        Args:
+            is_kept: Says of points ``(P, 3)`` which are kept, ``(P,)`` bool; a visual hull, for one.
+
+        Returns:
+            The number of cells excluded so far, all levels together.
+        """
+        offsets = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3).to(self.aabbs)
+        offsets = torch.cat([torch.full((1, 3), 0.5).to(self.aabbs), offsets])  # centre, corners
+        for level in range(self.levels):
+            cells = torch.arange(self.cells_per_level, device=self.occs.device)
+            for part in cells.split(_VISIBILITY_CHUNK // 9):
+                points = self.cell_points(level, part[:, None], offsets)  # (m, 9, 3)
+                kept = is_kept(points.reshape(-1, 3)).reshape(-1, 9).any(-1)
+                self.occs[level * self.cells_per_level + part[~kept]] = -1.0
+        self.binaries &= (self.occs >= 0).view_as(self.binaries)
+        return int((self.occs < 0).sum())
+
     def query(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Occupancy of the innermost cell around each point, 0 outside, and whether it lies inside any level.
 
