@@ -1,4 +1,7 @@
-"""``tools/render.py`` and ``zoo render``: pictures, depth maps and films of a trained field."""
+"""``tools/render.py`` and ``zoo render``: pictures, depth maps and films of a trained field.
+
+``benchmark=spare track=1`` trains and renders all scenes of a split of the SpaRe benchmark and packs the submission.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from zoo.data.cameras import Cameras
     from zoo.training.trained_field import TrainedField
 
-__all__ = ["main", "render"]
+__all__ = ["main", "render", "run_benchmark"]
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +28,17 @@ SPLITS = ("train", "val", "test")
 
 @hydra.main(version_base="1.3", config_path="pkg://zoo.configs", config_name="render")
 def main(cfg: DictConfig) -> None:
-    """Render ``views`` of the field that ``ckpt`` names."""
+    """Render ``views`` of the field that ``ckpt`` names, or run ``benchmark``."""
+    from zoo.training.signals import RunInterrupted
+
     try:
-        render(cfg)
+        if cfg.benchmark is None:
+            render(cfg)
+        else:
+            run_benchmark(cfg)
+    except RunInterrupted as interruption:
+        log.info("%s", interruption)
+        sys.exit(interruption.exit_code)
     except (ValueError, OSError, ImportError) as error:
         log.error("%s", error)
         sys.exit(1)
@@ -73,6 +84,21 @@ def render(cfg: DictConfig) -> Path:
         log.info("mean PSNR: %.2f dB", sum(scores) / len(scores))
     log.info("%d views: %s", len(cameras), folder)
     return folder
+
+
+def run_benchmark(cfg: DictConfig) -> Path:
+    """Run ``benchmark`` for ``track`` and return the folder with its results; the same call goes on where it was.
+
+    Raises:
+        ValueError: The benchmark is unknown, or a key has no usable value.
+        OSError: Files cannot be read or written.
+    """
+    from zoo.training.spare_benchmark import benchmark_of
+
+    if cfg.benchmark != "spare":
+        raise ValueError(f"benchmark: found {cfg.benchmark!r}, expected spare or null")
+    settings = {**cfg.spare, "track": cfg.track, "output": cfg.output}
+    return benchmark_of(settings, cfg.paths.output_dir, [str(override) for override in cfg.overrides]).run()
 
 
 def _cameras(cfg: DictConfig, trained: TrainedField) -> tuple[Cameras, list[Tensor] | None]:

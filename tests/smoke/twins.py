@@ -42,14 +42,6 @@ SAMPLES: dict[str, tuple[str, ...]] = {  # what stands in for the data of a reci
         "data.generator.num_val=2",
         "data.generator.num_test=2",
     ),
-    "zoo.data.spare_data.SpareData": (
-        "data=synthetic_spare",
-        "data.generator.width=40",
-        "data.generator.height=30",
-        "data.generator.samples=1",
-        "data.generator.num_scenes=1",
-        "data.generator.num_test=2",
-    ),
     "zoo.data.modelnet.ModelNet": _SHAPES,
     "zoo.data.voxel_shapes.VoxelShapes": (*_SHAPES, "data.feature_names=[coord]"),
     "zoo.data.semantic_kitti_points.SemanticKittiPoints": (
@@ -60,6 +52,14 @@ SAMPLES: dict[str, tuple[str, ...]] = {  # what stands in for the data of a reci
     "zoo.data.image_folder.ImageFolder": _PICTURES,
     "zoo.data.imagenet.ImageNet": _PICTURES,
     "zoo.data.joined_pictures.JoinedPictures": _PICTURES,
+    "zoo.data.spare_data.SpareData": (
+        "data=synthetic_spare",
+        "data.generator.width=40",
+        "data.generator.height=30",
+        "data.generator.samples=1",
+        "data.generator.num_scenes=1",
+        "data.generator.num_test=2",
+    ),
     "zoo.data.kitti_detection.KittiSource": _STREETS,
     "zoo.data.waymo_detection.WaymoSource": (
         *_STREETS,

@@ -165,7 +165,11 @@ class SpareData(RadianceFieldData):
         self._rig = self._scene = None
         report = super().check_data()
         lines, problems = list(report.lines), list(report.problems)
-        for split in ("train", "test"):
+        splits = ("train", "test") if self.knows_truth else ("train",)
+        if not self.knows_truth:
+            lines = [line for line in lines if not line.startswith("test:")]
+            lines.append(f"test: {len(self.scene.test_views)} views to render, their pictures are not known")
+        for split in splits:
             try:
                 masks = self.masks_of(split)
             except SampleError as error:

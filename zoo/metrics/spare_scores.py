@@ -94,7 +94,7 @@ class SpareScores:
         if side >= SSIM_VARIANTS[self.ssim_variant].size:
             scores[f"ssim{suffix}"] = float(ssim(prediction, target, variant=self.ssim_variant))
         if self.lpips is not None and side >= 32:
-            scores[f"lpips{suffix}"] = float(self.lpips(prediction, target))
+            scores[f"lpips{suffix}"] = float(self.lpips.to(prediction.device)(prediction, target))
         return scores
 
 

@@ -9,6 +9,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
+from zoo.data.cameras import Cameras
 from zoo.data.posed_images import PosedImages, RayBatch, RayScheme, sample_rays, step_generator
 from zoo.losses.photometric import PhotometricKind, photometric_loss
 from zoo.metrics.image import psnr
@@ -149,11 +150,15 @@ class RadianceFieldTask(LightningModule):
             values["train/gamma"] = self.model.pruner.gamma
         self.log_dict({name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()})
 
+    def render_camera(self, camera: Cameras) -> RenderedImage:
+        """What the only camera of ``camera`` sees, over the test background."""
+        background = background_colors(self.test_background, 1)[0].to(self.device)
+        return self.renderer.render_image(self.model, camera, background=background)
+
     def render_view(self, images: PosedImages, index: int) -> tuple[RenderedImage, Tensor]:
         """One picture as the field sees it and as it was taken, composited over the test background ``(H, W, 3)``."""
         background = background_colors(self.test_background, 1)[0].to(self.device)
-        rendered = self.renderer.render_image(self.model, images.cameras[[index]], background=background)
-        return rendered, composite(images.rgba(index), background)
+        return self.render_camera(images.cameras[[index]]), composite(images.rgba(index), background)
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """PSNR of one val picture."""

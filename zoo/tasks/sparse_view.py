@@ -79,7 +79,9 @@ class SparseViewTask(RadianceFieldTask):
             raise ValueError("carve: the photographs have no alpha to carve with; set data.silhouette, or carve=false")
         cameras, masks = images.cameras, images.images[..., 3] >= 128
         self.renderer.occupancy.exclude_cells(
-            lambda points: inside_hull(points, cameras, masks, margin=self.carve_margin)
+            lambda points: inside_hull(points.to(masks.device), cameras, masks, margin=self.carve_margin).to(
+                points.device
+            )
         )
 
     def _supplied_depth(self) -> Tensor:
@@ -131,7 +133,9 @@ class SparseViewTask(RadianceFieldTask):
         y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
         pixels = torch.stack((column[:, None, None] + x, row[:, None, None] + y), -1).reshape(-1, 2)
         index = torch.arange(count).repeat_interleave(side * side)
-        return self._render(views.rays(index.to(self.device), pixels.to(self.device)), generator)
+        return self._render(
+            views.rays(index.to(views.intrinsics.device), pixels.to(views.intrinsics.device)), generator
+        )
 
     def _render_ranked(self, step: int, active: Mapping[str, SparseViewTerm]) -> RenderedRays:
         """The pixels whose order of depth is supplied."""
@@ -139,11 +143,11 @@ class SparseViewTask(RadianceFieldTask):
         term = next(term for term in active.values() if isinstance(term, DepthRanking))
         assert self._inverse_depths is not None
         view, pixels = term.choose(self._inverse_depths, generator)
-        return self._render(
-            self.images("train").cameras.pixel_rays(view.to(self.device), pixels.to(self.device)), generator
-        )
+        cameras = self.images("train").cameras
+        device = cameras.intrinsics.device
+        return self._render(cameras.pixel_rays(view.to(device), pixels.to(device)), generator)
 
     def _render(self, rays: Rays, generator: torch.Generator) -> RenderedRays:
         background = background_colors(self.background, len(rays), generator=generator).to(self.device)
         jitter = torch.rand(len(rays), generator=generator).to(self.device) if self.stratified else None
-        return self.renderer(self.model, rays, background, jitter=jitter, keep_samples=True)
+        return self.renderer(self.model, rays.to(self.device), background, jitter=jitter, keep_samples=True)

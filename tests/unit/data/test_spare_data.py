@@ -139,6 +139,8 @@ def test_hidden_test_views_have_cameras_only(root: Path) -> None:
     assert len(data.test_cameras()) == 3
     with pytest.raises(SampleError, match="keeps its test views"):
         _ = data.test
+    lines = SpareData(root=root, scene="House").check_data().lines
+    assert "test: 3 views to render, their pictures are not known" in lines
 
 
 def test_archives_are_unpacked_and_may_not_leave_their_folder(root: Path) -> None:
