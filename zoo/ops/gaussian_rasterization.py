@@ -88,8 +88,8 @@ def rasterize_gaussians(
 
     with d the offset of the pixel's centre from the Gaussian's mean and Q the conic. Gaussians below ``min_alpha`` are
     left out; the one that would bring T down to ``stop`` and all behind it are too. Where ``max_alpha`` holds alpha,
-    no gradient reaches opacity, mean and conic. On the CPU sums run in an order that does not depend on threads;
-    CUDA tensors are answered by the plain torch reference.
+    no gradient reaches opacity, mean and conic. Sums run in an order that does not depend on threads, on the
+    CPU as on CUDA.
 
     Args:
         means2d: ``(C, N, 2)`` in pixels.

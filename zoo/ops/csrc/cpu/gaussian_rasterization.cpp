@@ -1,10 +1,11 @@
 // Compositing of Gaussians on the CPU. Threads take whole tiles; the backward writes one row of gradients for each
 // place of a Gaussian in a tile's list, and then sums the rows of each Gaussian in the order of its tiles. No sum
 // depends on the number of threads.
+#include "kernels/gaussian_rasterization.h"
+
 #include "cpu/isa/gaussian_tile.h"
 #include "cpu/work_queue.h"
 #include "runtime/isa.h"
-#include "runtime/op.h"
 
 ZOO_DECLARE_ISA(void, composite_gaussian_tile, (const TileTask<float>&))
 ZOO_DECLARE_ISA(void, composite_gaussian_tile_backward, (const TileTask<float>&))
@@ -26,34 +27,17 @@ void run_tile_backward(const TileTask<double>& task) {
   composite_backward_any<double, false>(task);
 }
 
-struct TileGrid {
-  int64_t cameras, gaussians, channels;
-  int32_t width, height, size, rows, columns, stride;
-
-  int64_t tiles() const { return cameras * rows * columns; }
+// The tiles, and how their planes lie in scratch memory.
+struct HostGrid : TileGrid {
+  int32_t stride;
   int64_t plane() const { return static_cast<int64_t>(size) * stride; }
 };
 
-TileGrid tile_grid(const Tensor& colors, const Tensor& tile_offsets, const Tensor& ids, const Tensor& slot_offsets,
+// What is read from the lists is checked in full: a wrong number would reach outside of memory.
+HostGrid host_grid(const Tensor& colors, const Tensor& tile_offsets, const Tensor& ids, const Tensor& slot_offsets,
                    const Tensor& slots, int64_t width, int64_t height, int64_t size, const char* op) {
-  STD_TORCH_CHECK(colors.dim() == 3 && size >= 1 && size <= 64 && width >= 1 && height >= 1, op, ": wrong sizes");
-  const auto up = [](int64_t a, int64_t b) { return static_cast<int32_t>((a + b - 1) / b); };
-  TileGrid grid{colors.size(0),
-                colors.size(1),
-                colors.size(2),
-                static_cast<int32_t>(width),
-                static_cast<int32_t>(height),
-                static_cast<int32_t>(size),
-                up(height, size),
-                up(width, size),
-                up(size, kRowMultiple) * kRowMultiple};
+  const TileGrid grid = tile_grid(colors, tile_offsets, ids, slot_offsets, slots, width, height, size, op);
   const int64_t total = ids.numel(), owners = grid.cameras * grid.gaussians;
-  STD_TORCH_CHECK(grid.channels >= 1 && grid.channels <= 32, op, ": ", grid.channels, " channels, expected 1 to 32");
-  STD_TORCH_CHECK(tile_offsets.numel() == grid.tiles() + 1, op, ": tile_offsets does not fit the picture's tiles");
-  STD_TORCH_CHECK(slot_offsets.numel() == owners + 1 && slots.numel() == total, op, ": slots do not fit ids");
-  STD_TORCH_CHECK(tile_offsets.scalar_type() == ScalarType::Long && slot_offsets.scalar_type() == ScalarType::Long &&
-                      ids.scalar_type() == ScalarType::Int && slots.scalar_type() == ScalarType::Int,
-                  op, ": lists have a wrong dtype");
   const auto check = [&](const Tensor& offsets) {
     const int64_t* o = cptr<int64_t>(offsets);
     const int64_t n = offsets.numel();
@@ -75,7 +59,7 @@ TileGrid tile_grid(const Tensor& colors, const Tensor& tile_offsets, const Tenso
   };
   inside(ids, owners);
   inside(slots, total);
-  return grid;
+  return {grid, static_cast<int32_t>((size + kRowMultiple - 1) / kRowMultiple * kRowMultiple)};
 }
 
 template <class T>
@@ -107,7 +91,7 @@ struct Splats {
 };
 
 template <class T>
-TileTask<T> tile_task(const TileGrid& grid, int64_t tile, const Splats<T>& splats, const T* colors,
+TileTask<T> tile_task(const HostGrid& grid, int64_t tile, const Splats<T>& splats, const T* colors,
                       const int64_t* offsets, const int32_t* ids, const TileRules<T>& rules) {
   TileTask<T> task{};
   task.splats = splats.views.get();
@@ -125,7 +109,7 @@ TileTask<T> tile_task(const TileGrid& grid, int64_t tile, const Splats<T>& splat
 }
 
 // First pixel of a tile's row in the picture.
-inline int64_t pixel_of(const TileGrid& grid, int64_t tile, int32_t x0, int32_t y) {
+inline int64_t pixel_of(const HostGrid& grid, int64_t tile, int32_t x0, int32_t y) {
   const int64_t camera = tile / (static_cast<int64_t>(grid.rows) * grid.columns);
   return (camera * grid.height + y) * grid.width + x0;
 }
@@ -139,8 +123,8 @@ std::tuple<Tensor, Tensor, Tensor> rasterize_gaussians(
   const Tensor opacities = packed(opacities_in), backgrounds = packed(backgrounds_in);
   const Tensor tile_offsets = packed(tile_offsets_in), ids = packed(ids_in);
   const Tensor slot_offsets = packed(slot_offsets_in), slots = packed(slots_in);
-  const TileGrid grid =
-      tile_grid(colors, tile_offsets, ids, slot_offsets, slots, width, height, tile_size, "rasterize_gaussians");
+  const HostGrid grid =
+      host_grid(colors, tile_offsets, ids, slot_offsets, slots, width, height, tile_size, "rasterize_gaussians");
   return dispatch_floating(colors.scalar_type(), "rasterize_gaussians", [&](auto zero) {
     using T = decltype(zero);
     Tensor picture = empty_on<T>(colors, {grid.cameras, height, width, grid.channels});
@@ -180,30 +164,6 @@ std::tuple<Tensor, Tensor, Tensor> rasterize_gaussians(
   });
 }
 
-// Sums a Gaussian's rows of gradients, tile by tile.
-template <class T>
-struct GatherGradients {
-  const T* rows;
-  const int64_t* offsets;
-  const int32_t* slots;
-  int64_t stride, channels;
-  bool absolute;
-  T *means, *conics, *colors, *opacities, *magnitude;
-
-  void operator()(int64_t i) const {
-    T total[8 + 32] = {};
-    for (int64_t k = offsets[i]; k < offsets[i + 1]; ++k) {
-      const T* row = rows + slots[k] * stride;
-      for (int64_t d = 0; d < stride; ++d) total[d] += row[d];
-    }
-    for (int d = 0; d < 2; ++d) means[2 * i + d] = total[d];
-    for (int d = 0; d < 3; ++d) conics[3 * i + d] = total[2 + d];
-    opacities[i] = total[5];
-    for (int64_t d = 0; d < channels; ++d) colors[i * channels + d] = total[6 + d];
-    for (int d = 0; d < 2; ++d) magnitude[2 * i + d] = absolute ? total[6 + channels + d] : T(0);
-  }
-};
-
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_gaussians_backward(
     const Tensor& grad_picture_in, const Tensor& grad_transmittance_in, const Tensor& means2d_in,
     const Tensor& conics_in, const Tensor& colors_in, const Tensor& opacities_in, const Tensor& backgrounds_in,
@@ -216,7 +176,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rasterize_gaussians_b
   const Tensor tile_offsets = packed(tile_offsets_in), ids = packed(ids_in);
   const Tensor slot_offsets = packed(slot_offsets_in), slots = packed(slots_in);
   const Tensor transmittance = packed(transmittance_in), last = packed(last_in);
-  const TileGrid grid = tile_grid(colors, tile_offsets, ids, slot_offsets, slots, width, height, tile_size,
+  const HostGrid grid = host_grid(colors, tile_offsets, ids, slot_offsets, slots, width, height, tile_size,
                                   "rasterize_gaussians_backward");
   return dispatch_floating(colors.scalar_type(), "rasterize_gaussians_backward", [&](auto zero) {
     using T = decltype(zero);

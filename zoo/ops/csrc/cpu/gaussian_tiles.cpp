@@ -1,48 +1,10 @@
 // Lists of the Gaussians of each tile: Gaussians are sorted by depth once, then dealt to their tiles in that order.
-#include <cmath>
-#include <cstring>
-#include <limits>
+#include "kernels/gaussian_tiles.h"
 
 #include "cpu/work_queue.h"
-#include "runtime/op.h"
 
 namespace zoo {
 inline namespace ZOO_TARGET {
-
-struct TileBox {
-  int32_t x0, y0, x1, y1;
-  int64_t count() const { return static_cast<int64_t>(x1 - x0) * (y1 - y0); }
-};
-
-template <class T>
-TileBox tile_box(const T* mean, const int32_t* radius, T size, int32_t columns, int32_t rows) {
-  if (!(radius[0] > 0 && radius[1] > 0)) return {0, 0, 0, 0};
-  const auto clamp = [](T value, int32_t limit) {
-    return value > 0 ? (value < limit ? static_cast<int32_t>(value) : limit) : 0;  // NaN: 0
-  };
-  TileBox box{
-      clamp(std::floor((mean[0] - radius[0]) / size), columns), clamp(std::floor((mean[1] - radius[1]) / size), rows),
-      clamp(std::ceil((mean[0] + radius[0]) / size), columns), clamp(std::ceil((mean[1] + radius[1]) / size), rows)};
-  box.x1 = std::max(box.x0, box.x1);
-  box.y1 = std::max(box.y0, box.y1);
-  return box;
-}
-
-// Bits that rise with the number, -0 as +0, NaN last.
-inline uint64_t rising_bits(float x) {
-  if (x != x) return 0xFFFFFFFFu;
-  uint32_t bits;
-  x += 0.0f;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-inline uint64_t rising_bits(double x) {
-  if (x != x) return ~uint64_t{0};
-  uint64_t bits;
-  x += 0.0;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits >> 63 ? ~bits : bits | uint64_t{1} << 63;
-}
 
 struct DepthKey {
   uint64_t bits;
@@ -68,14 +30,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> intersect_gaussian_tiles(cons
                                                                             const Tensor& depths_in, int64_t width,
                                                                             int64_t height, int64_t tile_size) {
   const Tensor means2d = packed(means2d_in), radii = packed(radii_in), depths = packed(depths_in);
-  STD_TORCH_CHECK(tile_size >= 1 && width >= 1 && height >= 1 && depths.dim() == 2 &&
-                      radii.scalar_type() == ScalarType::Int && radii.numel() == 2 * depths.numel() &&
-                      means2d.numel() == 2 * depths.numel(),
-                  "intersect_gaussian_tiles: wrong sizes");
-  const int64_t cameras = depths.size(0), count = depths.size(1), owners = cameras * count;
-  const int32_t columns = static_cast<int32_t>((width + tile_size - 1) / tile_size);
-  const int32_t rows = static_cast<int32_t>((height + tile_size - 1) / tile_size);
-  const int64_t tiles = static_cast<int64_t>(rows) * columns;
+  const TileShape shape = tile_shape(means2d, radii, depths, width, height, tile_size);
+  const int64_t cameras = shape.cameras, count = shape.count, owners = shape.owners(), tiles = shape.tiles();
+  const int32_t columns = shape.columns, rows = shape.rows;
   return dispatch_floating(depths.scalar_type(), "intersect_gaussian_tiles", [&](auto zero) {
     using T = decltype(zero);
     const T *mean = cptr<T>(means2d), *depth = cptr<T>(depths), size = static_cast<T>(tile_size);
@@ -94,8 +51,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> intersect_gaussian_tiles(cons
     slot_begin[0] = 0;
     for (int64_t i = 0; i < owners; ++i) slot_begin[i + 1] = slot_begin[i] + number[i];
     const int64_t total = slot_begin[owners];
-    STD_TORCH_CHECK(total <= std::numeric_limits<int32_t>::max() && owners <= std::numeric_limits<int32_t>::max(),
-                    "intersect_gaussian_tiles: ", total, " places in tiles' lists, expected fewer than 2^31");
+    check_list_length(total, owners);
     Tensor ids = empty_on<int32_t>(depths, {total}), slots = empty_on<int32_t>(depths, {total});
     int32_t *member = mptr<int32_t>(ids), *slot = mptr<int32_t>(slots);
     tile_begin[0] = 0;

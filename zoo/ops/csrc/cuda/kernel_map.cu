@@ -3,10 +3,10 @@
 // The input sites go into a hash table; every (offset, output row) looks its input site up, and the compaction of the
 // answers in that order is the map: grouped by offset, output rows ascending. Which slot a site gets depends on which
 // thread comes first, what a look-up finds does not.
-#include <array>
 #include <bit>
 #include <tuple>
 
+#include "cuda/sorted_keys.h"
 #include "cuda/stream_compaction.h"
 #include "kernels/kernel_map.h"
 #include "runtime/op.h"
@@ -205,15 +205,6 @@ struct PlaceSite {
     row[0] = static_cast<int32_t>(rest);
   }
 };
-
-// torch's stable sort, a radix sort on the GPU: no reason to write another.
-std::tuple<Tensor, Tensor> sort_keys(const Tensor& keys) {
-  std::array<StableIValue, 4> stack{torch::stable::detail::from(keys),
-                                    torch::stable::detail::from(std::optional<bool>(true)),
-                                    torch::stable::detail::from(int64_t{0}), torch::stable::detail::from(false)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
-  return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
-}
 
 Tensor conv_output_coords(const Tensor& in_tensor, const std::vector<int64_t>& in_shape,
                           const std::vector<int64_t>& out_shape, int64_t /*batch_size*/,
