@@ -41,6 +41,7 @@ from zoo.ops.neighbors import (
 )
 from zoo.ops.open3d_clouds import sparse_from_open3d, sparse_to_open3d
 from zoo.ops.packed import exclusive_prod, exclusive_sum, inclusive_prod, inclusive_sum, pack_info
+from zoo.ops.point_grid import PointCells, cell_attention, grid_to_rows, point_cells, rows_to_grid, sample_point_grid
 from zoo.ops.point_tree import PointTree
 from zoo.ops.points_in_boxes import points_in_boxes, points_in_boxes_mask
 from zoo.ops.rays import RaySamples, march_rays, ray_aabb_intersect
@@ -94,6 +95,7 @@ __all__ = [
     "HashGridLayout",
     "KernelMap",
     "Neighbors",
+    "PointCells",
     "PointTree",
     "ProjectedGaussians",
     "RasterizedGaussians",
@@ -117,6 +119,7 @@ __all__ = [
     "build_maps",
     "cat_channels",
     "cat_samples",
+    "cell_attention",
     "devoxelize",
     "downsample",
     "draw_heatmap",
@@ -133,6 +136,7 @@ __all__ = [
     "global_max_pool",
     "grid_rows",
     "grid_sample_points",
+    "grid_to_rows",
     "hash_encode",
     "importance_sampling",
     "inclusive_prod",
@@ -144,6 +148,7 @@ __all__ = [
     "nms_rotated",
     "nms_rotated_per_class",
     "pack_info",
+    "point_cells",
     "points_in_boxes",
     "points_in_boxes_mask",
     "points_to_sparse",
@@ -161,6 +166,8 @@ __all__ = [
     "render_weight_from_density",
     "render_weights_from_alpha",
     "render_weights_from_density",
+    "rows_to_grid",
+    "sample_point_grid",
     "scatter_to_bev",
     "searchsorted",
     "segment_max",

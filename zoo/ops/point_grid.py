@@ -1,0 +1,242 @@
+"""Points and the cells of a regular grid: which points share a cell, attention among them, and interpolation.
+
+Coordinates lie in [0, 1] on each axis. The first coordinate is the innermost axis: cell ``c0 + R (c1 + R c2)``, so that
+a grid tensor ``(B, C, ...)`` ends in the axis of the first coordinate.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoo.ops import checks
+from zoo.ops.dispatch import define_op
+from zoo.ops.packed import check_packed_info, widen
+from zoo.ops.reference import point_grid as reference
+
+__all__ = ["PointCells", "cell_attention", "grid_to_rows", "point_cells", "rows_to_grid", "sample_point_grid"]
+
+
+class PointCells(NamedTuple):
+    """The points of a batch by the cell that they lie in, as `point_cells` finds it."""
+
+    index: Tensor  # (B N,) int64: cell of every point, counted through the batch
+    order: Tensor  # (B N,) int64: points sorted by cell, stable
+    packed_info: Tensor  # (B R^D, 2) int64: start and count of each cell's run in ``order``
+    resolution: int  # R
+    axes: int  # D
+
+
+_cell_order = define_op(
+    "cell_order(Tensor index, SymInt num_cells) -> (Tensor, Tensor)",
+    reference=reference.cell_order,
+    fake=lambda index, num_cells: (index.new_empty(index.shape), index.new_empty(num_cells, 2)),
+)
+
+
+def _setup_attention(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, values, order, packed_info = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[1], values, order, packed_info)
+
+
+def _backward_attention(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return (*_cell_attention_backward(grad, *ctx.saved_tensors), None, None)
+
+
+_cell_attention = define_op(
+    "cell_attention(Tensor scores, Tensor values, Tensor order, Tensor packed_info) -> (Tensor, Tensor)",
+    reference=reference.cell_attention,
+    fake=lambda scores, values, order, packed_info: (
+        values.new_empty(packed_info.shape[0], values.shape[1]),
+        scores.new_empty(scores.shape),
+    ),
+    backward=(_setup_attention, _backward_attention),
+    autocast="float32",
+)
+_cell_attention_backward = define_op(
+    "cell_attention_backward(Tensor grad, Tensor weights, Tensor values, Tensor order, Tensor packed_info) "
+    "-> (Tensor, Tensor)",
+    reference=reference.cell_attention_backward,
+    fake=lambda grad, weights, values, order, packed_info: (
+        weights.new_empty(weights.shape),
+        values.new_empty(values.shape),
+    ),
+)
+
+
+def _setup_sample(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+    ctx.resolution = inputs[2]
+    ctx.save_for_backward(inputs[0], inputs[1])
+
+
+def _backward_sample(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    rows, coords = ctx.saved_tensors
+    resolution = ctx.resolution
+    base = (coords * (resolution - 1)).clamp(0, resolution - 1).floor().clamp(max=max(resolution - 2, 0))
+    index = _flat_index(base.nan_to_num(0.0).long(), resolution)
+    order, packed_info = _cell_order(index, rows.shape[0] * rows.shape[1])
+    return (*_sample_rows_backward(grad, rows, coords, resolution, order, packed_info), None)
+
+
+_sample_rows = define_op(
+    "sample_rows(Tensor rows, Tensor coords, SymInt resolution) -> Tensor",
+    reference=reference.sample_rows,
+    fake=lambda rows, coords, resolution: rows.new_empty(coords.shape[0], coords.shape[1], rows.shape[2]),
+    backward=(_setup_sample, _backward_sample),
+    autocast="float32",
+)
+_sample_rows_backward = define_op(
+    "sample_rows_backward(Tensor grad, Tensor rows, Tensor coords, SymInt resolution, Tensor order, "
+    "Tensor packed_info) -> (Tensor, Tensor)",
+    reference=reference.sample_rows_backward,
+    fake=lambda grad, rows, coords, resolution, order, packed_info: (
+        rows.new_empty(rows.shape),
+        coords.new_empty(coords.shape),
+    ),
+)
+
+
+def _flat_index(cells: Tensor, resolution: int) -> Tensor:
+    """Cells ``(B, N, D)`` counted through the batch, ``(B N,)``."""
+    batch, _, axes = cells.shape
+    flat = cells[..., -1]
+    for axis in reversed(range(axes - 1)):
+        flat = flat * resolution + cells[..., axis]
+    return (flat + torch.arange(batch, device=cells.device)[:, None] * resolution**axes).flatten()
+
+
+def _check_coords(coords: Tensor, resolution: int) -> None:
+    checks.check_shape("coords", coords, ("B", "N", "D"))
+    checks.check_dtype("coords", coords, checks.FLOATING)
+    if coords.shape[2] not in (2, 3):
+        raise ValueError(f"coords: found {coords.shape[2]} axes, expected 2 (a plane) or 3 (a volume)")
+    if resolution < 1:
+        raise ValueError(f"resolution: found {resolution}, expected at least 1 cell along an axis")
+
+
+def point_cells(coords: Tensor, resolution: int) -> PointCells:
+    """The cell ``floor(coords * resolution)`` of every point, and the points of every cell.
+
+    Args:
+        coords: ``(B, N, D)`` in [0, 1), D = 2 or 3.
+        resolution: Cells along an axis, R.
+
+    Raises:
+        ValueError: Wrong shape or dtype, or coordinates that are NaN or outside [0, 1).
+
+    Example:
+        >>> import torch
+        >>> cells = point_cells(torch.tensor([[[0.9, 0.1], [0.1, 0.6], [0.8, 0.2]]]), 2)
+        >>> cells.index.tolist(), cells.order.tolist(), cells.packed_info[:, 1].tolist()
+        ([1, 2, 1], [0, 2, 1], [0, 2, 1, 0])
+    """
+    _check_coords(coords, resolution)
+    if coords.numel() and (checks.checks_values() or coords.device.type == "cpu"):
+        inside = (coords >= 0) & (coords < 1)
+        if not bool(inside.all()):
+            raise ValueError(
+                f"coords: found {int((~inside).sum())} values that are NaN or outside [0, 1), expected none; "
+                "normalise and clamp the points first"
+            )
+    cells = (coords.detach() * resolution).floor().long().clamp(max=resolution - 1)
+    index = _flat_index(cells, resolution)
+    axes = coords.shape[2]
+    order, packed_info = _cell_order(index, coords.shape[0] * resolution**axes)
+    return PointCells(index, order, packed_info, resolution, axes)
+
+
+def cell_attention(scores: Tensor, values: Tensor, cells: PointCells) -> Tensor:
+    r"""Attention of every cell over its points: softmax of the scores among them, then the weighted sum of the values.
+
+    .. math:: G_{s, gS + j} = \sum_{i \in s} \mathrm{softmax}_{i \in s}(x_{ij}) \, v_{i, gS + j}
+
+    The weights are never spread over the C channels, nor the values sorted.
+
+    Args:
+        scores: ``(M, S)`` of all points of the batch; score j weighs the channels ``j, S + j, 2 S + j, ...``.
+        values: ``(M, C)``, C a multiple of S.
+        cells: Where the points lie.
+
+    Returns:
+        ``(B R^D, C)``, 0 in empty cells; half precision is computed and returned in float32. Bitwise the same for any
+        number of threads.
+
+    Raises:
+        ValueError: Wrong shape, dtype or device.
+
+    Example:
+        >>> import torch
+        >>> cells = point_cells(torch.tensor([[[0.9, 0.1], [0.1, 0.6], [0.8, 0.2]]]), 2)
+        >>> cell_attention(torch.zeros(3, 1), torch.tensor([[1.0], [5.0], [2.0]]), cells).squeeze(1)
+        tensor([0.0000, 1.5000, 5.0000, 0.0000])
+    """
+    count = len(cells.index)
+    checks.check_shape("scores", scores, (count, "S"))
+    checks.check_shape("values", values, (count, "C"))
+    for name, tensor in (("scores", scores), ("values", values)):
+        checks.check_dtype(name, tensor, checks.FLOATING_OR_HALF)
+        checks.check_same_device(name, tensor, "cells.index", cells.index)
+    if scores.shape[1] < 1 or values.shape[1] % scores.shape[1]:
+        raise ValueError(
+            f"values: found {values.shape[1]} channels for {scores.shape[1]} scores, expected a multiple of them"
+        )
+    scores, values = widen(scores), widen(values)
+    check_packed_info(cells.packed_info, "values", values)
+    return _cell_attention(scores, values.to(scores.dtype), cells.order, cells.packed_info)[0]
+
+
+def grid_to_rows(grid: Tensor) -> Tensor:
+    """``(B, C, R, R[, R])`` as one row for each cell, ``(B, R^D, C)``; free of copies for channels-last memory."""
+    return grid.flatten(2).transpose(1, 2)
+
+
+def rows_to_grid(rows: Tensor, batch: int, resolution: int, axes: int) -> Tensor:
+    """The inverse of `grid_to_rows` for ``(B R^D, C)`` or ``(B, R^D, C)``: a channels-last view ``(B, C, R, R[, R])``.
+
+    Example:
+        >>> import torch
+        >>> rows_to_grid(torch.zeros(8, 5), 2, 2, 2).shape
+        torch.Size([2, 5, 2, 2])
+    """
+    shaped = rows.reshape(batch, *(resolution,) * axes, rows.shape[-1])
+    return shaped.movedim(-1, 1)
+
+
+def sample_point_grid(grid: Tensor, coords: Tensor) -> Tensor:
+    """Bilinear or trilinear interpolation of a grid whose outermost nodes lie at 0 and 1.
+
+    What ``torch.nn.functional.grid_sample(grid, 2 coords - 1, align_corners=True, padding_mode="border")`` computes.
+
+    Args:
+        grid: ``(B, C, R, R)`` or ``(B, C, R, R, R)``; its last axis is the first coordinate. Channels-last memory
+            spares a copy.
+        coords: ``(B, N, D)``; positions outside [0, 1] take the border's value and pass no gradient.
+
+    Returns:
+        ``(B, N, C)``, differentiable in the grid and the coordinates, gradients summed in a fixed order.
+
+    Raises:
+        ValueError: Wrong shape, dtype or device, or a grid with unequal sides.
+
+    Example:
+        >>> import torch
+        >>> sample_point_grid(torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]]), torch.tensor([[[0.5, 0.25]]]))
+        tensor([[[1.]]])
+    """
+    axes = grid.dim() - 2
+    resolution = int(grid.shape[-1])
+    _check_coords(coords, resolution)
+    if axes != coords.shape[2] or any(side != resolution for side in grid.shape[2:]):
+        raise ValueError(
+            f"grid: found shape {tuple(grid.shape)} for coordinates with {coords.shape[2]} axes, expected (B, C) and "
+            "as many equal sides"
+        )
+    if grid.shape[0] != coords.shape[0]:
+        raise ValueError(f"coords: found a batch of {coords.shape[0]}, expected {grid.shape[0]}, the grid's")
+    checks.check_dtype("grid", grid, checks.FLOATING_OR_HALF)
+    checks.check_same_device("coords", coords, "grid", grid)
+    rows = grid_to_rows(widen(grid))
+    return _sample_rows(rows.contiguous(), coords.to(rows.dtype), resolution)
