@@ -43,6 +43,18 @@ SAMPLES: dict[str, tuple[str, ...]] = {  # what stands in for the data of a reci
         "data.generator.num_test=2",
     ),
     "zoo.data.modelnet.ModelNet": _SHAPES,
+    "zoo.data.occupancy_sets.OccupancySet": (
+        "data=synthetic_solids",
+        "data.source.generator.num_train=1",
+        "data.source.generator.num_val=1",
+        "data.source.generator.num_test=1",
+        "data.source.generator.num_points=3000",
+        "data.source.generator.num_surface=400",
+        "data.num_input_points=200",
+        "data.num_queries=64",
+        "data.batch_size=2",
+        "data.num_workers=0",
+    ),
     "zoo.data.voxel_shapes.VoxelShapes": (*_SHAPES, "data.feature_names=[coord]"),
     "zoo.data.semantic_kitti_points.SemanticKittiPoints": (
         "data=tiny_street",  # in configs/data here
@@ -78,6 +90,7 @@ SAMPLES: dict[str, tuple[str, ...]] = {  # what stands in for the data of a reci
     ),
 }
 MODELS: dict[str, tuple[str, ...]] = {  # what makes full-size networks small enough for a test, by what makes them
+    "zoo.models.gridformer.GridFormer": ("model.channels=8", "model.resolution=16"),
     "zoo.models.dsvt.DSVT": (
         "model.bev_blocks=[0,0,0]",
         "model.bev_strides=[4,1,1]",
