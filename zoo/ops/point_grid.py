@@ -189,7 +189,13 @@ def cell_attention(scores: Tensor, values: Tensor, cells: PointCells) -> Tensor:
 
 
 def grid_to_rows(grid: Tensor) -> Tensor:
-    """``(B, C, R, R[, R])`` as one row for each cell, ``(B, R^D, C)``; free of copies for channels-last memory."""
+    """``(B, C, R, R[, R])`` as one row for each cell, ``(B, R^D, C)``; free of copies for channels-last memory.
+
+    Example:
+        >>> import torch
+        >>> grid_to_rows(torch.zeros(2, 5, 4, 4)).shape
+        torch.Size([2, 16, 5])
+    """
     return grid.flatten(2).transpose(1, 2)
 
 
