@@ -202,6 +202,21 @@ def test_a_sample_with_nothing_visible_is_reconstructed(backend) -> None:
     torch.testing.assert_close(result.loss, result.patch_loss[1].mean())
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("family", [tiny_convnext, tiny_timm_resnet])
+def test_half_precision_stays_near(family, backend) -> None:
+    torch.manual_seed(0)
+    encoder = SparseEncoder(family(), backend=backend).eval()
+    image, mask = torch.randn(2, 3, 96, 64), sample_mask(2, 3, 2, 0.5)
+    exact = encoder(image, mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = encoder(image, mask)
+    torch.autograd.backward(rough, [torch.ones_like(found) for found in rough])
+    for left, right in zip(exact, rough, strict=True):
+        assert float((left - right).detach().norm()) < 0.05 * float(left.detach().norm())
+    assert all(bool(torch.isfinite(p.grad).all()) for p in encoder.parameters() if p.grad is not None)
+
+
 class Resizing(nn.Module):
     """A backbone that pools by a function, which no conversion sees."""
 
