@@ -24,6 +24,7 @@ from zoo.models.e3dsnn.networks import (
     PresetName,
     e3dsnn_classifier,
 )
+from zoo.models.e3dsnn.roi_head import ProposalLimits, SpikeRoIHead
 from zoo.models.e3dsnn.upstream import remap_upstream
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "E3DSNNSegmentor",
     "Preset",
     "PresetName",
+    "ProposalLimits",
+    "SpikeRoIHead",
     "e3dsnn_classifier",
     "remap_upstream",
 ]

@@ -1,15 +1,16 @@
-"""The single-stage detector of E-3DSNN: spiking 3D and bird's-eye-view backbones, and a head with anchors."""
+"""The detector of E-3DSNN: spiking 3D and bird's-eye-view backbones, a head with anchors, optionally a second stage."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from zoo.data.detection import DetectionBatch, Detections
-from zoo.models.e3dsnn.detection_backbones import SpikeBEVBackbone, SpikeVoxelBackbone
+from zoo.models.e3dsnn.detection_backbones import SpikeBEVBackbone, SpikeVoxelBackbone, VoxelLevels
+from zoo.models.e3dsnn.roi_head import ProposalLimits, SpikeRoIHead
 from zoo.models.layers.anchor_head import AnchorHead, AnchorHeadOutput
 from zoo.models.layers.anchors import AnchorSpec
 from zoo.models.layers.spike_conv import set_norm_momentum
@@ -24,7 +25,8 @@ VOXEL_STRIDE = 8  # of the 3D backbone in y and x
 class E3DSNNDetector(nn.Module):
     """Points to boxes: voxel means, `SpikeVoxelBackbone`, height into channels, `SpikeBEVBackbone`, `AnchorHead`.
 
-    The first stage of upstream's Voxel R-CNN. Voxel coordinates are (batch, z, y, x); the map is (y, x). The head's
+    That is the first stage of upstream's Voxel R-CNN, which finds boxes by itself too; ``roi_head`` adds the second.
+    Voxel coordinates are (batch, z, y, x); the map is (y, x). The head's
     convolutions read real values.
 
     Args:
@@ -45,14 +47,15 @@ class E3DSNNDetector(nn.Module):
         bev_up_channels: Of each level after that.
         activation: ``integer``, ``integer_lif``, ``lif`` or ``relu`` (the artificial twin), all in one step.
         max_count: D.
-        norm_momentum: Share by which a step moves the running statistics of the backbones' batch norms; upstream's is
-            0.01.
+        norm_momentum: Share by which a step moves the running statistics of the batch norms; upstream's is 0.01.
         class_weight: Of the focal loss.
         box_weight: Of the box residuals' loss.
         direction_weight: Of the heading's loss.
         score_threshold: Least score of a box.
         nms_threshold: Overlap above which the better of two boxes is kept.
         max_detections: Boxes of a sample.
+        roi_head: Makes the second stage, whose scores and boxes are the result then, from ``in_channels``,
+            ``point_range``, ``voxel_size`` and ``neuron``. None: there is none.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class E3DSNNDetector(nn.Module):
         score_threshold: float = 0.3,
         nms_threshold: float = 0.1,
         max_detections: int = 500,
+        roi_head: Callable[..., SpikeRoIHead] | None = None,
     ) -> None:
         super().__init__()
         self.voxel_size, self.point_range = tuple(voxel_size), tuple(point_range)
@@ -114,6 +118,13 @@ class E3DSNNDetector(nn.Module):
             box_weight=box_weight,
             direction_weight=direction_weight,
         )
+        self.roi_head = (
+            roi_head(
+                in_channels=tuple(channels[1:]), point_range=self.point_range, voxel_size=self.voxel_size, neuron=neuron
+            )
+            if roi_head is not None
+            else None
+        )
         set_norm_momentum(self, norm_momentum)
 
     def voxels(self, batch: DetectionBatch) -> SparseTensor:
@@ -146,24 +157,47 @@ class E3DSNNDetector(nn.Module):
 
     def forward(self, batch: DetectionBatch) -> AnchorHeadOutput:
         """Logits and residuals of all anchors."""
-        return self.dense_head(self.bird_eye_view(self.voxels(batch)))
+        return self.first_stage(batch)[1]
 
-    def bird_eye_view(self, x: SparseTensor) -> Tensor:
-        """The map (B, C, H, W) that the head reads."""
-        view = self.backbone_3d(x).out.dense().flatten(1, 2)  # channel * height + level
-        return self.backbone_2d(view)
+    def first_stage(self, batch: DetectionBatch) -> tuple[VoxelLevels, AnchorHeadOutput]:
+        """The membranes of the 3D backbone, and logits and residuals of all anchors."""
+        levels = self.backbone_3d(self.voxels(batch))
+        view = levels.out.dense().flatten(1, 2)  # channel * height + level
+        return levels, self.dense_head(self.backbone_2d(view))
 
     def loss(self, batch: DetectionBatch) -> dict[str, Tensor]:
         """``loss``, the total, and its terms."""
-        return self.dense_head.loss(self(batch), batch.boxes, batch.labels)
+        levels, output = self.first_stage(batch)
+        terms = self.dense_head.loss(output, batch.boxes, batch.labels)
+        if self.roi_head is None:
+            return terms
+        proposals = self._proposals(output, self.roi_head.train_proposals)
+        chosen = self.roi_head.sample(proposals, batch.boxes, batch.labels)
+        second = self.roi_head.loss(self.roi_head(levels[1:4], [part.boxes for part in chosen]), chosen)
+        return {**terms, **second, "loss": terms["loss"] + sum(second.values())}
 
     def predict(self, batch: DetectionBatch) -> list[Detections]:
         """Boxes (K, 7) of each sample by falling score."""
+        levels, output = self.first_stage(batch)
+        limits = {
+            "score_threshold": self.score_threshold,
+            "nms_threshold": self.nms_threshold,
+            "max_detections": self.max_detections,
+        }
+        if self.roi_head is None:
+            return self.dense_head.predict(output, **limits)
+        proposals = self._proposals(output, self.roi_head.test_proposals)
+        second = self.roi_head(levels[1:4], [found.boxes for found in proposals])
+        return self.roi_head.predict(second, proposals, **limits)
+
+    @torch.no_grad()
+    def _proposals(self, output: AnchorHeadOutput, limits: ProposalLimits) -> list[Detections]:
         return self.dense_head.predict(
-            self(batch),
-            score_threshold=self.score_threshold,
-            nms_threshold=self.nms_threshold,
-            max_detections=self.max_detections,
+            output,
+            score_threshold=0.0,
+            nms_threshold=limits.nms_threshold,
+            max_candidates=limits.candidates,
+            max_detections=limits.kept,
         )
 
 

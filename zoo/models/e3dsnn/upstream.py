@@ -21,7 +21,8 @@ def remap_upstream(checkpoint: Mapping[str, Any], model: nn.Module, *, layout: s
 
     Taken are the whole file (``state_dict`` of Pointcept, ``model_state`` of OpenPCDet) or the tensors in it, with or
     without ``module.`` (distributed training) and ``backbone.`` (Pointcept). Single backbones of a detector are found
-    below ``backbone_3d.`` and ``backbone_2d.``; the second stage of Voxel R-CNN (``roi_head.``) is left out.
+    below ``backbone_3d.`` and ``backbone_2d.``; the second stage of Voxel R-CNN (``roi_head.``) is left out
+    for a detector without one.
     Convolutions may have the layout of spconv 1.x or 2.x; kernels of one cell are converted as
     `zoo.models.layers.spconv_weights` explains.
 
@@ -39,8 +40,9 @@ def remap_upstream(checkpoint: Mapping[str, Any], model: nn.Module, *, layout: s
             tensors = tensors[name]
     state = {key.removeprefix("module."): value for key, value in tensors.items() if isinstance(value, Tensor)}
     wanted = model.state_dict()
+    state.pop(_STEP_COUNTER, None)
     if not any(key.startswith(_SECOND_STAGE) for key in wanted):
-        state = {key: value for key, value in state.items() if not key.startswith((_SECOND_STAGE, _STEP_COUNTER))}
+        state = {key: value for key, value in state.items() if not key.startswith(_SECOND_STAGE)}
     state = _best_prefix(state, wanted)
     missing, surplus = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     if missing or surplus:
