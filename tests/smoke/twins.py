@@ -13,6 +13,7 @@ _STREETS = (
     "data.source.generator.num_test=1",
     "data.source.generator.sensor.beams=24",
     "data.source.generator.sensor.azimuth_steps=700",
+    "data.num_workers=0",
 )
 _SHAPES = (
     "data=synthetic_shapes",
@@ -117,6 +118,11 @@ MODELS: dict[str, tuple[str, ...]] = {  # what makes full-size networks small en
         "model.bev_layers=[0,0]",
         "model.bev_channels=[8,8]",
         "model.bev_up_channels=[8,8]",
+        "model.roi_head.grid_size=2",
+        "model.roi_head.pool_channels=8",
+        "model.roi_head.shared_channels=[8,8]",
+        "model.roi_head.task_channels=[8,8]",
+        "model.roi_head.num_sampled=16",
     ),
     "zoo.models.spark.SparK": ("model.decoder_width=64",),
     "zoo.models.spark.ImageClassifier": ("model.num_classes=10",),
