@@ -14,7 +14,7 @@ from tests.smoke.runs import train_here
 @pytest.mark.slow
 def test_the_spiking_detector_finds_every_car_of_the_frame(tmp_path: Path) -> None:
     root = sample_data("kitti_frame")
-    run = train_here(tmp_path, "experiment=e3dsnn_kitti_frame", f"data.source.root={root}", "trainer.max_steps=150")
+    run = train_here(tmp_path, "experiment=e3dsnn_kitti_frame", f"data.source.root={root}")
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test/found/objects"] == 6  # of at least 50 points
     assert metrics["test/found/missed"] == 0  # at 3D IoU 0.7
