@@ -122,8 +122,8 @@ def test_centres_of_coarse_cells() -> None:
 def test_pools_against_brute_force() -> None:
     torch.manual_seed(0)
     pool = SpikeVoxelPool(5, 6, radius=1.5, num_neighbors=100, neuron=NeuronSpec()).eval()
-    for norm in (pool.mlps_in[1], pool.mlps_pos[1]):
-        norm.weight.data.fill_(3.0)
+    for layers in (pool.mlps_in, pool.mlps_pos):
+        layers.get_parameter("1.weight").data.fill_(3.0)
     coords = torch.cat([torch.arange(2).repeat_interleave(20)[:, None], torch.randint(0, 6, (40, 3))], dim=1)
     sites = coords.unique(dim=0)
     x = SparseTensor.from_coords(torch.randn(len(sites), 5), sites, (6, 6, 6), 2)
@@ -191,6 +191,7 @@ def test_empty_clouds_and_samples_without_boxes_pass(training: bool) -> None:
     assert bool(torch.isfinite(losses["loss"]))
     assert losses["roi_box_loss"] == 0
     assert len(model.predict(empty)) == 2
+    assert model.roi_head is not None
     none = model.roi_head([model.backbone_3d(model.voxels(cars()))[index] for index in (1, 2, 3)], [boxes(), boxes()])
     assert none.scores.shape == (0,)
     assert none.residuals.shape == (0, 7)

@@ -174,21 +174,21 @@ class E3DSNNDetector(nn.Module):
         proposals = self._proposals(output, self.roi_head.train_proposals)
         chosen = self.roi_head.sample(proposals, batch.boxes, batch.labels)
         second = self.roi_head.loss(self.roi_head(levels[1:4], [part.boxes for part in chosen]), chosen)
-        return {**terms, **second, "loss": terms["loss"] + sum(second.values())}
+        return {**terms, **second, "loss": torch.stack([terms["loss"], *second.values()]).sum()}
 
     def predict(self, batch: DetectionBatch) -> list[Detections]:
         """Boxes (K, 7) of each sample by falling score."""
         levels, output = self.first_stage(batch)
-        limits = {
-            "score_threshold": self.score_threshold,
-            "nms_threshold": self.nms_threshold,
-            "max_detections": self.max_detections,
-        }
+        threshold, overlap, kept = self.score_threshold, self.nms_threshold, self.max_detections
         if self.roi_head is None:
-            return self.dense_head.predict(output, **limits)
+            return self.dense_head.predict(
+                output, score_threshold=threshold, nms_threshold=overlap, max_detections=kept
+            )
         proposals = self._proposals(output, self.roi_head.test_proposals)
         second = self.roi_head(levels[1:4], [found.boxes for found in proposals])
-        return self.roi_head.predict(second, proposals, **limits)
+        return self.roi_head.predict(
+            second, proposals, score_threshold=threshold, nms_threshold=overlap, max_detections=kept
+        )
 
     @torch.no_grad()
     def _proposals(self, output: AnchorHeadOutput, limits: ProposalLimits) -> list[Detections]:
