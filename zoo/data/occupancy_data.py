@@ -121,8 +121,9 @@ class OccupancyData(StepData):
         self.source.ensure()
 
     def prepare_files(self, overwrite: bool = False) -> None:
-        """Make a generated set where it is missing, and the boundary flags of the second stage."""
+        """Make a generated set where it is missing, shapes from meshes, and the boundary flags of the second stage."""
         self.source.ensure()
+        self.source.prepare_meshes(overwrite)
         self.source.prepare_boundaries(overwrite)
 
     def generate_data(self, overwrite: bool = False) -> None:

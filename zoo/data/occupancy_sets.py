@@ -14,15 +14,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.data.bad_samples import DataReport, SampleError
+from zoo.data.bad_samples import BadSamples, DataReport, SampleError
 from zoo.data.formats.occupancy import BOUNDARY_FOLDER, read_boundary, read_cloud, read_points, write_boundary
+from zoo.data.mesh_occupancy import prepare_mesh, split_names
 from zoo.data.occupancy_boundary import boundary_flags
 from zoo.data.progress import track
 from zoo.data.synthetic_solids import SolidSettings, check_generated, generate_solids
+from zoo.files import write_text
 
 __all__ = ["OccupancySet", "Shape", "ShapeFiles"]
 
 Split = Literal["train", "val", "test"]
+_MESH_FILES = (".obj", ".ply", ".off", ".stl", ".glb")
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,9 @@ class OccupancySet:
         num_files: Files of each kind for every shape; 1 for the ShapeNet layout, 10 for Synthetic Rooms.
         generate: Whether to make the set where it is missing.
         generator: What to make.
+        meshes: Folder ``<class>/*.obj|ply|off|stl|glb`` of watertight meshes from which `prepare_meshes` makes the set.
+        num_points: Labelled positions of each of them.
+        num_surface: Surface points of each of them.
 
     Raises:
         ValueError: On arguments out of range.
@@ -108,6 +114,9 @@ class OccupancySet:
         num_files: int = 1,
         generate: bool = False,
         generator: SolidSettings | None = None,
+        meshes: Path | str | None = None,
+        num_points: int = 100_000,
+        num_surface: int = 100_000,
     ) -> None:
         if num_files < 1:
             raise ValueError(f"num_files: found {num_files}, expected at least 1")
@@ -116,6 +125,8 @@ class OccupancySet:
         self.root, self.num_files = Path(root), num_files
         self.classes = None if classes is None else tuple(classes)
         self.generate, self.generator = generate, generator
+        self.meshes = None if meshes is None else Path(meshes)
+        self.num_points, self.num_surface = num_points, num_surface
 
     def ensure(self) -> None:
         """Make the generated set where it is missing, or see that it is the one asked for."""
@@ -157,6 +168,32 @@ class OccupancySet:
         if not found:
             raise SampleError(self.root, f"no shape is listed in */{split}.lst")
         return found
+
+    def prepare_meshes(self, overwrite: bool = False) -> None:
+        """Make shapes and lists from the folder of meshes; a mesh that cannot be used is left out and named in the log.
+
+        Raises:
+            SampleError: There is no mesh.
+            ValueError: Fewer than three meshes of a class can be used.
+        """
+        if self.meshes is None:
+            return
+        files = sorted(path for path in self.meshes.glob("*/*") if path.suffix.lower() in _MESH_FILES)
+        if not files:
+            raise SampleError(self.meshes, f"found no <class>/<name> with one of the endings {', '.join(_MESH_FILES)}")
+        bad, usable = BadSamples("skip"), dict[str, list[str]]()
+        for path in track(files, "meshes", len(files)):
+            folder = self.root / path.parent.name / path.stem
+            try:
+                if overwrite or not (folder / "points.npz").is_file():
+                    prepare_mesh(path, folder, num_points=self.num_points, num_surface=self.num_surface)
+            except SampleError as error:
+                bad.handle(error)
+                continue
+            usable.setdefault(path.parent.name, []).append(path.stem)
+        for name in dict.fromkeys(path.parent.name for path in files):
+            for split, names in split_names(usable.get(name, [])).items():
+                write_text(self.root / name / f"{split}.lst", "\n".join(names) + "\n")
 
     def prepare_boundaries(self, overwrite: bool = False) -> None:
         """Write the boundary flags of the train and val shapes where they are missing."""
