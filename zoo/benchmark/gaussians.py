@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zoo.benchmark.harness import Case, close
-from zoo.metrics.image import ssim
+from zoo.losses.photometric import l1_dssim_loss
 from zoo.ops import (
     GaussianTiles,
     ProjectedGaussians,
@@ -112,7 +112,7 @@ def _training_step(count: int, width: int, height: int) -> Case:
 
     def step() -> Tensor:
         picture = render_gaussians(*inputs, sh_degree=3).colors
-        loss = 0.8 * (picture - target).abs().mean() + 0.2 * (1 - ssim(picture, target, variant="gaussian_zero").mean())
+        loss = l1_dssim_loss(picture, target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -7,7 +7,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["PhotometricKind", "photometric_loss"]
+from zoo.metrics.image import ssim
+
+__all__ = ["PhotometricKind", "l1_dssim_loss", "photometric_loss"]
 
 PhotometricKind = Literal["mse", "huber", "smooth_l1"]
 
@@ -38,3 +40,32 @@ def photometric_loss(rendered: Tensor, target: Tensor, kind: PhotometricKind = "
         return F.mse_loss(rendered, target)
     loss = F.huber_loss(rendered, target, delta=delta)
     return loss / delta if kind == "smooth_l1" else loss
+
+
+def l1_dssim_loss(rendered: Tensor, target: Tensor, dssim_weight: float = 0.2) -> Tensor:
+    """``(1 - w) mean |rendered - target| + w (1 - SSIM)``, a scalar: the loss of 3D Gaussian splatting.
+
+    SSIM is `zoo.metrics.image.ssim` with its variant ``gaussian_zero``.
+
+    Args:
+        rendered: Pictures ``(..., H, W, C)``, at least 11 x 11 pixels where ``dssim_weight`` is not 0.
+        target: The same shape.
+        dssim_weight: w, from 0 to 1.
+
+    Raises:
+        ValueError: Shapes that differ or are too small, or a weight outside of [0, 1].
+
+    Example:
+        >>> import torch
+        >>> picture = torch.rand(16, 16, 3)
+        >>> l1_dssim_loss(picture, picture).abs() < 1e-6
+        tensor(True)
+    """
+    if rendered.shape != target.shape:
+        raise ValueError(f"target: found shape {tuple(target.shape)}, expected {tuple(rendered.shape)}")
+    if not 0 <= dssim_weight <= 1:
+        raise ValueError(f"dssim_weight: found {dssim_weight}, expected 0 to 1")
+    loss = (1 - dssim_weight) * F.l1_loss(rendered, target)
+    if dssim_weight == 0:
+        return loss
+    return loss + dssim_weight * (1 - ssim(rendered, target, variant="gaussian_zero").mean())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zoo.losses.photometric import photometric_loss
+from zoo.losses.photometric import l1_dssim_loss, photometric_loss
+from zoo.metrics.image import ssim
 from zoo.rendering.backgrounds import background_colors, composite
 
 
@@ -52,3 +53,18 @@ def test_backgrounds() -> None:
 def test_straight_alpha_over_a_background() -> None:
     rgba = torch.tensor([[1.0, 0.0, 0.5, 0.25]])
     torch.testing.assert_close(composite(rgba, torch.tensor([[0.0, 1.0, 0.5]])), torch.tensor([[0.25, 0.75, 0.5]]))
+
+
+def test_l1_and_similarity():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(2, 2, 12, 14, 3, generator=generator, dtype=torch.float64)
+    l1, similarity = (x - y).abs().mean(), ssim(x, y, variant="gaussian_zero").mean()
+    torch.testing.assert_close(l1_dssim_loss(x, y), 0.8 * l1 + 0.2 * (1 - similarity))
+    torch.testing.assert_close(l1_dssim_loss(x, y, 1.0), 1 - similarity)
+    torch.testing.assert_close(l1_dssim_loss(x[:, :5], y[:, :5], 0.0), (x[:, :5] - y[:, :5]).abs().mean())
+    leaf = x[0, :11, :11].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda image: l1_dssim_loss(image, y[0, :11, :11]), leaf, fast_mode=True)
+    with pytest.raises(ValueError, match="target: found shape"):
+        l1_dssim_loss(x, y[:1])
+    with pytest.raises(ValueError, match="dssim_weight: found"):
+        l1_dssim_loss(x, y, 1.5)
