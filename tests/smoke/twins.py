@@ -56,6 +56,7 @@ SAMPLES: dict[str, tuple[str, ...]] = {  # what stands in for the data of a reci
         "data.batch_size=2",
         "data.num_workers=0",
     ),
+    "zoo.data.surface_cloud.SurfaceCloud": ("mesh_or_points=null", "data.num_points=500"),
     "zoo.data.voxel_shapes.VoxelShapes": (*_SHAPES, "data.feature_names=[coord]"),
     "zoo.data.semantic_kitti_points.SemanticKittiPoints": (
         "data=tiny_street",  # in configs/data here
@@ -91,6 +92,7 @@ SAMPLES: dict[str, tuple[str, ...]] = {  # what stands in for the data of a reci
     ),
 }
 MODELS: dict[str, tuple[str, ...]] = {  # what makes full-size networks small enough for a test, by what makes them
+    "zoo.models.gridpull.DistanceGrid": ("model.resolution=20", "task.level=3", "task.num_queries=200"),
     "zoo.models.gridformer.GridFormer": ("model.channels=8", "model.resolution=16"),
     "zoo.models.dsvt.DSVT": (
         "model.bev_blocks=[0,0,0]",

@@ -9,12 +9,12 @@ from typing import Protocol
 import numpy as np
 import torch
 import trimesh
-from skimage.measure import marching_cubes
 from torch import Tensor
 
 from zoo.files import atomic_path
+from zoo.ops.marching_cubes import SurfaceMesh, marching_cubes
 
-__all__ = ["MESH_SUFFIXES", "extract_mesh", "sample_density", "write_mesh"]
+__all__ = ["MESH_SUFFIXES", "as_trimesh", "extract_mesh", "sample_density", "write_mesh"]
 
 MESH_SUFFIXES = (".ply", ".obj", ".glb")
 
@@ -67,29 +67,45 @@ def extract_mesh(
     Raises:
         ValueError: The density does not cross ``threshold`` inside the box.
     """
-    volume = sample_density(field, box, resolution, chunk=chunk).cpu().numpy()
+    volume = sample_density(field, box, resolution, chunk=chunk)
     low, high = float(volume.min()), float(volume.max())
     if not low < threshold < high:
         raise ValueError(
             f"threshold: found {threshold:g}, but the densities of the box span {low:.3g} to {high:.3g}; "
             "choose a value between, or another box"
         )
-    corner, extent = box[:3].cpu().numpy(), (box[3:] - box[:3]).cpu().numpy()
-    vertices, faces, normals, _ = marching_cubes(volume, level=threshold, gradient_direction="ascent")
-    points = torch.from_numpy((corner + vertices / (resolution - 1) * extent).astype(np.float32)).to(box.device)
-    inward = -torch.nn.functional.normalize(torch.from_numpy(normals.astype(np.float32)).to(box.device), dim=-1)
+    surface = marching_cubes(volume, threshold)
+    points = box[:3] + surface.vertices.to(box.device) / (resolution - 1) * (box[3:] - box[:3])
+    inward = -surface.normals.to(box.device)
     colours = []
     for part, view in zip(points.split(chunk), inward.split(chunk), strict=True):
         _, geometry = field.density(part)
         colours.append(field.color(view, geometry))
     rgb = (torch.cat(colours).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    return trimesh.Trimesh(points.cpu().numpy(), faces, vertex_colors=rgb, process=False)
+    return trimesh.Trimesh(points.cpu().numpy(), surface.faces.numpy(), vertex_colors=rgb, process=False)
+
+
+def as_trimesh(surface: SurfaceMesh, to_world: Callable[[Tensor], Tensor] | None = None) -> trimesh.Trimesh:
+    """The surface with its normals, for measuring and writing; ``to_world`` may move and scale the vertices."""
+    vertices = surface.vertices if to_world is None else to_world(surface.vertices)
+    return trimesh.Trimesh(
+        np.asarray(vertices.detach().cpu(), dtype=np.float64),
+        surface.faces.numpy(),
+        vertex_normals=np.asarray(surface.normals, dtype=np.float64),
+        process=False,
+    )
 
 
 def write_mesh(mesh: trimesh.Trimesh, path: Path) -> Path:
-    """Write a mesh as .ply, .obj or .glb, chosen by the suffix."""
+    """Write a mesh with normals as .ply, .obj or .glb, chosen by the suffix."""
     if path.suffix.lower() not in MESH_SUFFIXES:
         raise ValueError(f"path: found the suffix {path.suffix!r} in {path}, expected one of {list(MESH_SUFFIXES)}")
     with atomic_path(path) as draft:
-        mesh.export(draft, file_type=path.suffix.lower().lstrip("."))
+        kind = path.suffix.lower().lstrip(".")
+        if kind == "glb":
+            mesh.export(draft, file_type=kind, include_normals=True)
+        elif kind == "ply":
+            mesh.export(draft, file_type=kind, vertex_normal=True)
+        else:
+            mesh.export(draft, file_type=kind, include_normals=True)
     return path

@@ -1,0 +1,122 @@
+"""Clouds and meshes in files: what is read, and what is refused with which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from zoo.data.bad_samples import SampleError
+from zoo.data.formats.surface_files import read_surface
+from zoo.data.surface_cloud import SurfaceCloud, draw_queries
+
+POINTS = np.random.default_rng(0).random((20, 3))
+
+
+def _write(path: Path) -> Path:
+    suffix = path.suffix
+    if suffix in (".ply", ".obj"):
+        trimesh.PointCloud(POINTS).export(path)
+    elif suffix == ".npz":
+        np.savez(path, points=POINTS.astype(np.float16), normals=POINTS)
+    elif suffix == ".npy":
+        np.save(path, POINTS)
+    elif suffix == ".csv":
+        np.savetxt(path, POINTS, delimiter=",", header="x,y,z", comments="")
+    elif suffix == ".pts":
+        np.savetxt(path, np.column_stack([POINTS, POINTS]), header="20", comments="")
+    else:
+        np.savetxt(path, POINTS)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".ply", ".obj", ".npz", ".npy", ".csv", ".pts", ".xyz"])
+def test_clouds(suffix: str, tmp_path: Path) -> None:
+    found = read_surface(_write(tmp_path / f"cloud{suffix}"))
+    assert found.mesh is None
+    np.testing.assert_allclose(found.points, POINTS, atol=1e-3)
+
+
+@pytest.mark.parametrize("suffix", [".ply", ".obj", ".glb", ".stl", ".off"])
+def test_meshes(suffix: str, tmp_path: Path) -> None:
+    trimesh.creation.icosphere(subdivisions=2).export(tmp_path / f"ball{suffix}")
+    data = SurfaceCloud(file=tmp_path / f"ball{suffix}", num_points=100)
+    assert data.truth is not None
+    assert len(data.truth.faces) == 320
+    assert data.points.shape == (100, 3)
+    assert (data.points.norm(dim=1) - 1).abs().max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.las", b"LASF", "needs a library"),
+        ("a.dwg", b"", "unknown kind"),
+        ("a.xyz", b"0 0 0\n1 1 1\n", "2 finite points of 2"),
+        ("a.xyz", b"0 0 0\n" * 9, "the same place"),
+        ("a.xyz", b"0 0 0\n1 2 3\n1 2 x\n", "line 3"),
+        ("a.npz", b"PK\x03\x04 cut short", "cannot be read"),
+        ("a.npy", b"nothing", "cannot be read"),
+        ("a.ply", b"ply\nformat ascii 1.0\n", "a.ply"),
+        ("a.obj", b"# empty\n", "a.obj"),
+    ],
+)
+def test_bad_files_are_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SampleError, match=message):
+        read_surface(tmp_path / name)
+
+
+def test_wrong_arrays_are_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", other=POINTS)
+    with pytest.raises(SampleError, match="other"):
+        read_surface(tmp_path / "a.npz")
+    np.save(tmp_path / "a.npy", POINTS[:, :2])
+    with pytest.raises(SampleError, match=r"\(20, 2\)"):
+        read_surface(tmp_path / "a.npy")
+    with pytest.raises(SampleError, match="no such file"):
+        read_surface(tmp_path / "none.ply")
+
+
+def test_nan_and_repeated_points_are_left_out(tmp_path: Path) -> None:
+    points = np.concatenate([POINTS, POINTS[:5], [[np.nan, 0, 0], [np.inf, 0, 0]]])
+    np.save(tmp_path / "a.npy", points)
+    data = SurfaceCloud(file=tmp_path / "a.npy")
+    assert data.surface.left_out == 2
+    assert len(data.points) == 20
+    assert data.check_data().problems == ()
+
+
+def test_a_larger_cloud_is_thinned_the_same_way_each_time(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", POINTS)
+    first, again, other = (SurfaceCloud(file=tmp_path / "a.npy", num_points=8, seed=seed) for seed in (1, 1, 2))
+    assert len(first.points) == 8
+    assert torch.equal(first.points, again.points)
+    assert first.digest() == again.digest() != other.digest()
+
+
+def test_the_generated_mesh(tmp_path: Path) -> None:
+    data = SurfaceCloud(root=tmp_path, num_points=50)
+    assert data.truth is not None
+    assert data.truth.is_watertight
+    with pytest.raises(FileExistsError):
+        data.generate_data(overwrite=False)
+    data.generate_data(overwrite=True)
+    (tmp_path / "torus.ply").write_bytes(b"ply")
+    assert data.check_data().problems == ()  # read before
+    assert SurfaceCloud(root=tmp_path).check_data().problems
+    with pytest.raises(ValueError, match="num_points"):
+        SurfaceCloud(num_points=2)
+
+
+def test_queries_are_a_function_of_seed_and_step() -> None:
+    points = torch.zeros(5, 3)
+    options = {"sigmas": (1.0, 10.0), "shares": (0.25, 0.75), "seed": 3}
+    queries = draw_queries(points, 4000, step=7, **options)
+    assert torch.equal(queries, draw_queries(points, 4000, step=7, **options))
+    assert not torch.equal(queries, draw_queries(points, 4000, step=8, **options))
+    assert queries[:1000].std().item() == pytest.approx(1.0, rel=0.05)
+    assert queries[1000:].std().item() == pytest.approx(10.0, rel=0.05)

@@ -1,0 +1,190 @@
+"""Fitting GridPull's distance grid to one cloud, and measuring and showing the surface."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import trimesh
+from lightning import LightningModule
+from torch import Tensor
+
+from zoo.data.surface_cloud import SurfaceCloud, draw_queries
+from zoo.losses.pulling import (
+    BandEdges,
+    band_edges,
+    continuity_loss,
+    normal_consistency_loss,
+    pull_loss,
+    surface_loss,
+)
+from zoo.models.gridpull import DistanceGrid, band_cells, pull
+from zoo.ops import PointTree, knn
+from zoo.rendering.mesh import as_trimesh, write_mesh
+from zoo.rendering.report import ReportSection
+from zoo.rendering.surface_pictures import UpAxis
+from zoo.tasks.surface_gallery import surface_section
+from zoo.tasks.surface_scores import surface_scores
+
+__all__ = ["GridPullTask"]
+
+log = logging.getLogger(__name__)
+
+Optimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
+Scheduler = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+_CLOUD = "surface_cloud"
+
+
+class GridPullTask(LightningModule):
+    """Each step pulls queries near the cloud; the test extracts, measures and writes the mesh.
+
+    Queries are a function of ``(seed, step)``, so a resumed run continues bit by bit.
+
+    Args:
+        model: The grid.
+        optimizer: Makes the optimizer.
+        scheduler: Makes the learning-rate schedule, stepped after each optimizer step; or None.
+        seed: Of the queries.
+        num_queries: Of a step.
+        sigmas: Standard deviations of their offsets from the cloud, in units of its longest side.
+        shares: Part of the queries that each sigma gets.
+        level: Half width in cells of the band in which continuity is asked for.
+        pull_weight: Of the pulled queries' distances to the cloud.
+        surface_weight: Of the field's squares at the cloud.
+        normal_weight: Of the normals' consistency.
+        continuity_weight: Of the differences between neighbouring cells.
+        mesh_file: NAME.ply, NAME.obj or NAME.glb in the run's folder.
+        mesh_resolution: Corners along each axis at which the field is read for the mesh; None: the grid's own.
+        thresholds: Of the F-scores, in units of the longest side.
+        up: Axis that points up in pictures.
+        log_every: Steps between two rows of training metrics.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: DistanceGrid,
+        optimizer: Optimizer,
+        scheduler: Scheduler | None = None,
+        seed: int = 0,
+        num_queries: int = 50_000,
+        sigmas: Sequence[float] = (2.7e-4, 5.4e-4),
+        shares: Sequence[float] = (0.375, 0.625),
+        level: int = 14,
+        pull_weight: float = 1.0,
+        surface_weight: float = 1.0,
+        normal_weight: float = 0.005,
+        continuity_weight: float = 1.0,
+        mesh_file: str = "mesh.ply",
+        mesh_resolution: int | None = None,
+        thresholds: Sequence[float] = (0.005, 0.01),
+        up: UpAxis = "z",
+        log_every: int = 50,
+    ) -> None:
+        super().__init__()
+        if len(sigmas) != len(shares) or abs(sum(shares) - 1) > 1e-6 or min(shares) < 0 or num_queries < 1:
+            raise ValueError(
+                f"sigmas, shares, num_queries: found {list(sigmas)}, {list(shares)}, {num_queries}; expected as many "
+                "shares as sigmas, with the sum 1, and at least one query"
+            )
+        self.model, self.optimizer, self.scheduler, self.seed = model, optimizer, scheduler, seed
+        self.num_queries, self.sigmas, self.shares, self.level = num_queries, tuple(sigmas), tuple(shares), level
+        self.weights = {
+            "pull": pull_weight,
+            "surface": surface_weight,
+            "normal": normal_weight,
+            "continuity": continuity_weight,
+        }
+        self.mesh_file, self.mesh_resolution, self.thresholds = mesh_file, mesh_resolution, tuple(thresholds)
+        self.up: UpAxis = up
+        self.log_every = log_every
+        self._tree: PointTree | None = None
+        self._edges: BandEdges | None = None
+        self._trained_on: str | None = None
+        self._section: ReportSection | None = None
+
+    @property
+    def cloud(self) -> SurfaceCloud:
+        """The trainer's data."""
+        return self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+
+    def on_fit_start(self) -> None:
+        """Put the grid onto the cloud, find the band, and build the search tree."""
+        points = self.cloud.points.to(self.device)
+        if self._trained_on not in (None, self.cloud.digest()):
+            raise ValueError(f"ckpt: was fitted to another cloud than {self.cloud.path}; a grid cannot go on with it")
+        self.model.place(points.amin(0), points.amax(0))
+        framed = self.model.to_frame(points)
+        index, weight = band_cells(self.model.to_cells(framed), self.model.resolution, self.level)
+        self._edges = band_edges(index, weight, self.model.values.shape)
+        self._tree = PointTree.from_points(framed)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Which cloud it is goes along."""
+        checkpoint[_CLOUD] = self.cloud.digest()
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Remember which cloud it was."""
+        self._trained_on = checkpoint.get(_CLOUD)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """The weighted terms for the queries of this step."""
+        tree, edges = self._tree, self._edges
+        if tree is None or edges is None:
+            raise RuntimeError("training_step: found no cloud; expected on_fit_start before")
+        step, points = self.global_step, tree.source
+        queries = draw_queries(
+            points, self.num_queries, sigmas=self.sigmas, shares=self.shares, seed=self.seed, step=step
+        )
+        targets = points[knn(tree, queries, 1).indices[:, 0]]
+        both = self.model(torch.cat([queries, targets]))
+        at_queries, at_targets = (
+            type(both)(*part) for part in zip(*(x.split(len(queries)) for x in both), strict=True)
+        )
+        terms = {
+            "pull": pull_loss(queries, targets, pull(queries, at_queries)),
+            "surface": surface_loss(at_targets.value),
+            "normal": normal_consistency_loss(at_queries.normal, at_targets.normal),
+            "continuity": continuity_loss(self.model.values, edges),
+        }
+        loss = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+        if (step + 1) % self.log_every == 0:
+            self.log_dict({f"train/{name}_loss": term.detach() for name, term in terms.items()}, batch_size=1)
+            self.log("train/loss", loss.detach(), batch_size=1)
+        return loss
+
+    def extract(self) -> trimesh.Trimesh:
+        """The surface in the units of the file, without triangles where the field has no zero."""
+        cloud = self.model.to_frame(self.cloud.points.to(self.device))
+        surface = self.model.surface(cloud, self.level, resolution=self.mesh_resolution)
+        return as_trimesh(surface, lambda vertices: self.model.to_world(vertices.to(self.device)))
+
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Extract the surface, write it into the run's folder, and compare it with the truth, or with the cloud."""
+        mesh = self.extract()
+        path = write_mesh(mesh, Path(self.trainer.default_root_dir) / self.mesh_file)
+        log.info("%s: %d vertices, %d triangles", path, len(mesh.vertices), len(mesh.faces))
+        cloud = self.cloud
+        found = surface_scores(
+            mesh, cloud.points, cloud.truth, scale=float(self.model.scale), thresholds=self.thresholds
+        )
+        self.log_dict({f"test/{name}": value for name, value in found.figures.items()}, batch_size=1)
+        self._section = surface_section(mesh, cloud.points, cloud.truth, found, up=self.up)
+
+    def predict_step(self, batch: Tensor, batch_idx: int) -> trimesh.Trimesh:
+        """The surface."""
+        return self.extract()
+
+    def configure_optimizers(self) -> Any:
+        """All distances in one group."""
+        optimizer = self.optimizer(self.model.parameters())
+        if self.scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
+
+    def report_sections(self) -> Sequence[ReportSection]:
+        """Turntables of the cloud, the surface, the truth and the error."""
+        return [] if self._section is None else [self._section]
