@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 PREDICTORS = {  # the task of a run, and the module that predicts with what it trained
     "zoo.tasks.radiance_field.RadianceFieldTask": "zoo.training.predict_field",
     "zoo.tasks.detection.DetectionTask": "zoo.training.predict_boxes",
+    "zoo.tasks.grid_pull.GridPullTask": "zoo.training.predict_surface",
 }
 
 

@@ -156,15 +156,19 @@ class GridPullTask(LightningModule):
             self.log("train/loss", loss.detach(), batch_size=1)
         return loss
 
-    def extract(self) -> trimesh.Trimesh:
-        """The surface in the units of the file, without triangles where the field has no zero."""
-        cloud = self.model.to_frame(self.cloud.points.to(self.device))
+    def extract(self, points: Tensor) -> trimesh.Trimesh:
+        """The surface in the units of the file, without triangles where the field has no zero.
+
+        Args:
+            points: The cloud that the grid was fitted to, ``(N, 3)``.
+        """
+        cloud = self.model.to_frame(points.to(self.device))
         surface = self.model.surface(cloud, self.level, resolution=self.mesh_resolution)
         return as_trimesh(surface, lambda vertices: self.model.to_world(vertices.to(self.device)))
 
     def test_step(self, batch: Tensor, batch_idx: int) -> None:
         """Extract the surface, write it into the run's folder, and compare it with the truth, or with the cloud."""
-        mesh = self.extract()
+        mesh = self.extract(self.cloud.points)
         path = write_mesh(mesh, Path(self.trainer.default_root_dir) / self.mesh_file)
         log.info("%s: %d vertices, %d triangles", path, len(mesh.vertices), len(mesh.faces))
         cloud = self.cloud
@@ -176,7 +180,7 @@ class GridPullTask(LightningModule):
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> trimesh.Trimesh:
         """The surface."""
-        return self.extract()
+        return self.extract(self.cloud.points)
 
     def configure_optimizers(self) -> Any:
         """All distances in one group."""

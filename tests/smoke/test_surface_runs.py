@@ -1,0 +1,109 @@
+"""GridPull from the command line's functions: a run, its mesh in other formats, and bad clouds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from tests.samples import sample_data
+from tests.smoke.runs import train_here
+from zoo.data.bad_samples import SampleError
+from zoo.predict import predict
+from zoo.training.configuration import compose
+
+FEW = (
+    "experiment=gridpull",
+    "model.resolution=24",
+    "task.level=4",
+    "task.num_queries=500",
+    "trainer.max_steps=150",
+    "optim.scheduler.step_size=20",
+    "threads=1",
+)
+
+
+def _cloud(path: Path, scale: tuple[float, float, float] = (2.0, 1.0, 1.0)) -> Path:
+    points = np.random.default_rng(0).normal(size=(1500, 3))
+    np.save(path, points / np.linalg.norm(points, axis=1, keepdims=True) * scale + 5)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    return train_here(folder, *FEW, f"mesh_or_points={_cloud(folder / 'egg.npy')}")
+
+
+def test_a_cloud_becomes_a_watertight_mesh(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test/watertight"] == 1
+    assert metrics["test/cloud_distance"] < 0.02
+    mesh = trimesh.load_mesh(run / "mesh.ply")
+    np.testing.assert_allclose(mesh.bounds, [[3, 4, 4], [7, 6, 6]], atol=0.15)
+    assert mesh.volume > 0
+    assert (run / "report.html").read_text().count("data:image/") >= 3
+
+
+@pytest.mark.parametrize("suffix", [".ply", ".obj", ".glb"])
+def test_the_mesh_in_another_format(run: Path, suffix: str, tmp_path: Path) -> None:
+    settings = (f"ckpt={run}", f"output={tmp_path}", f"mesh.file=egg{suffix}")
+    predict(compose(settings, config_name="predict"))
+    mesh = trimesh.load_mesh(tmp_path / f"egg{suffix}", process=False)
+    assert mesh.is_watertight
+    marker = {".ply": b"nx", ".obj": b"\nvn ", ".glb": b"NORMAL"}[suffix]
+    assert marker in (tmp_path / f"egg{suffix}").read_bytes()
+    outward = (mesh.vertices - 5) / np.array([4, 1, 1])
+    assert ((mesh.vertex_normals * outward).sum(axis=1) > 0).mean() > 0.99
+    assert (tmp_path / "egg.png").is_file()
+
+
+def test_another_cloud_is_fitted_anew(run: Path, tmp_path: Path) -> None:
+    cloud = _cloud(tmp_path / "ball.npy", (1.0, 1.0, 1.0))
+    predict(compose((f"ckpt={run}", f"input={cloud}", f"output={tmp_path / 'out'}"), config_name="predict"))
+    mesh = trimesh.load_mesh(tmp_path / "out" / "mesh.ply")
+    np.testing.assert_allclose(mesh.bounds, [[4, 4, 4], [6, 6, 6]], atol=0.3)  # a few coarse steps
+
+
+def test_wishes_that_cannot_be_met(run: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to do"):
+        predict(compose((f"ckpt={run}",), config_name="predict"))
+    with pytest.raises(ValueError, match=r"mesh\.file: found"):
+        predict(compose((f"ckpt={run}", "mesh.file=egg.stl"), config_name="predict"))
+
+
+def test_a_grid_does_not_go_on_with_another_cloud(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="another cloud"):
+        train_here(tmp_path, *FEW, f"mesh_or_points={_cloud(tmp_path / 'b.npy', (1, 1, 2))}", f"ckpt={run}")
+
+
+def test_bad_clouds_are_named(tmp_path: Path) -> None:
+    (tmp_path / "few.xyz").write_text("0 0 0\n")
+    with pytest.raises(SampleError, match=r"few\.xyz.*1 finite points"):
+        train_here(tmp_path, *FEW, f"mesh_or_points={tmp_path / 'few.xyz'}")
+
+
+def test_coplanar_points_end_in_the_documented_way(tmp_path: Path) -> None:
+    flat = np.random.default_rng(0).random((500, 3)) * [1, 1, 0]
+    np.save(tmp_path / "flat.npy", flat)
+    metrics = json.loads(
+        (train_here(tmp_path, *FEW, f"mesh_or_points={tmp_path / 'flat.npy'}") / "metrics.json").read_text()
+    )
+    assert metrics["test/watertight"] in (0, 1)
+    assert np.isfinite(metrics["test/chamfer_l1"])
+    assert metrics["test/watertight"] == 1 or metrics["test/faces"] == 0
+
+
+@pytest.mark.slow
+def test_the_bunny(tmp_path: Path) -> None:
+    file = sample_data("meshes") / "bunny.obj"
+    run = train_here(tmp_path, "experiment=gridpull", f"mesh_or_points={file}", "data.num_points=20000")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test/mesh_distance"] < 0.002
+    assert metrics["test/f_score_0.005"] > 0.95
+    assert metrics["test/watertight"] == 1
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1000
