@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.parity.cases import Case, assert_close, dispatch, find_cases
+from tests.parity.surface_cases import SURFACE_HANDLERS
 from zoo.data.occupancy_boundary import boundary_flags
 from zoo.losses.occupancy import margin_bce
 from zoo.models.gridformer import GridFormer, remap_upstream
@@ -228,12 +229,10 @@ HANDLERS: dict[str, Callable[[Case], None]] = {
     "margin_bce": losses,
     "boundary_sampling": boundary,
     "statedict": state_dict,
+    **SURFACE_HANDLERS,  # extraction of meshes and their metrics
 }
 
 
-EXTRACTION = ("metrics", "mise", "mesh_extract")  # not of the network: extraction of meshes and their metrics
-
-
-@pytest.mark.parametrize("case", [case for case in find_cases("gridformer") if not str(case.id).startswith(EXTRACTION)])
+@pytest.mark.parametrize("case", find_cases("gridformer"))
 def test_golden(case):
     dispatch(case, HANDLERS)
