@@ -22,7 +22,6 @@ _SHAPES = (
     "data.source.generator.num_points=128",
     "data.batch_size=4",
     "data.num_workers=0",
-    "model.num_classes=14",
 )
 _PICTURES = (
     "data=synthetic_pictures",
@@ -101,7 +100,9 @@ MODELS: dict[str, tuple[str, ...]] = {  # what makes full-size networks small en
         "model.bev_up_strides=[1,1,1]",
         "model.bev_up_channels=[8,8,8]",
     ),
+    "zoo.models.spark.voxels.SparK3D": ("model.enc_channels=[8,8]", "model.enc_depths=[1,1]", "model.decoder_width=16"),
     "zoo.models.e3dsnn.E3DSNNClassifier": (
+        "model.num_classes=14",
         "model.embed_channels=8",
         "model.enc_channels=[8,8,8,8]",
         "model.enc_depths=[1,1,1,1]",

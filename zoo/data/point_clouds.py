@@ -78,6 +78,20 @@ class _TrainBatches:
         return collate_points(chosen, data.feature_names, mix=mixing)
 
 
+class _Share(FrameFiles[PointSample]):
+    """Samples at even distances."""
+
+    def __init__(self, samples: FrameFiles[PointSample], share: float) -> None:
+        super().__init__(samples.bad_samples.policy)
+        self.samples, self.share, self.bad_samples = samples, share, samples.bad_samples
+
+    def __len__(self) -> int:
+        return max(1, round(len(self.samples) * self.share))
+
+    def read(self, number: int) -> PointSample:
+        return self.samples.read(number * len(self.samples) // len(self))
+
+
 class _EvaluationSamples(Dataset[PointSample]):
     def __init__(self, data: PointCloudData, samples: FrameFiles[PointSample], transforms: Mapping[str, Any]) -> None:
         self.data, self.samples, self.transforms = data, samples, transforms
@@ -106,6 +120,8 @@ class PointCloudData(StepData):
         batch_size: training clouds of a step on each device.
         eval_batch_size: clouds of a val or test batch.
         mix_probability: of Mix3D in a training batch.
+        train_share: of the training clouds that are used, evenly over their order: of each class, where the source
+            lists one class after the other.
         seed: of order and augmentation.
         max_steps: number of training steps.
         num_workers: worker processes of the loaders.
@@ -127,6 +143,7 @@ class PointCloudData(StepData):
         batch_size: int = 16,
         eval_batch_size: int = 16,
         mix_probability: float = 0.0,
+        train_share: float = 1.0,
         seed: int = 0,
         max_steps: int = 1000,
         num_workers: int = 0,
@@ -138,12 +155,15 @@ class PointCloudData(StepData):
                 f"batch_size={batch_size}, eval_batch_size={eval_batch_size}, max_steps={max_steps}, num_workers="
                 f"{num_workers}, mix_probability={mix_probability}: expected at least 1, 1, 1, 0 and a share in [0, 1]"
             )
+        if not 0 < train_share <= 1:
+            raise ValueError(f"train_share: found {train_share}, expected above 0, at most 1")
         if on_bad_sample not in ("error", "skip"):
             raise ValueError(f"on_bad_sample: {on_bad_sample!r}, expected 'error' or 'skip'")
         self.source, self.feature_names = source, tuple(feature_names)
         self.train_transforms, self.eval_transforms = dict(train_transforms), dict(eval_transforms)
         self.test_transforms, self.test_fragments = dict(test_transforms or {}), test_fragments
         self.batch_size, self.eval_batch_size, self.mix_probability = batch_size, eval_batch_size, mix_probability
+        self.train_share = train_share
         self.seed, self.max_steps, self.num_workers = seed, max_steps, num_workers
         self.on_bad_sample: OnBadSample = on_bad_sample
         self._splits: dict[Split, FrameFiles[PointSample]] = {}
@@ -220,7 +240,10 @@ class PointCloudData(StepData):
 
     def train_dataloader(self) -> StepLoader:
         """`PointBatch`es of the steps that are left."""
-        return self.steps_left(_TrainBatches(self, self.samples("train"), *self.place()))
+        samples = self.samples("train")
+        if self.train_share < 1:
+            samples = _Share(samples, self.train_share)
+        return self.steps_left(_TrainBatches(self, samples, *self.place()))
 
     def _evaluation_loader(self, split: Split) -> DataLoader[Any]:
         samples = _EvaluationSamples(self, self.samples(split), self.eval_transforms)

@@ -214,6 +214,18 @@ def test_batches_are_functions_of_seed_and_step() -> None:
     assert all(a.equal(b.features) for a, b in zip(runs[0][5:], late.train_dataloader(), strict=True))
 
 
+def test_a_share_of_the_training_clouds_is_used() -> None:
+    count = len(data().samples("train"))
+    names = [
+        {name for batch in data(train_share=share).train_dataloader() for name in batch.names} for share in (1, 0.5)
+    ]
+    alone = {name for group in names[1] for name in group.split(" + ")}
+    assert len(alone) == round(count / 2) < len({name for group in names[0] for name in group.split(" + ")})
+    assert len(data(train_share=0.5).samples("test")) == len(data().samples("test"))
+    with pytest.raises(ValueError, match="train_share: found 0"):
+        data(train_share=0)
+
+
 def test_evaluation_is_in_order_and_the_same_every_time() -> None:
     module = data()
     names = [name for batch in module.val_dataloader() for name in batch.names]

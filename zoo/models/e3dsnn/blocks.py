@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.models.layers.sparse_sequential import SparseModule, SparseSequential
 from zoo.models.layers.spike_conv import (
@@ -23,6 +25,9 @@ def spike_unit(channels: int, neuron: NeuronSpec) -> tuple[nn.Module, nn.Module,
     """Neuron, submanifold convolution of 3^3 cells, normalisation."""
     convolution = SpikeSubMConv3d(channels, channels, 3, max_count=neuron.spike_limit)
     return neuron.build(), convolution, batch_norm(channels)
+
+
+_PRETRAINED = "encoder."  # where a pre-trained network holds its encoder
 
 
 class BasicBlock(SparseModule):
@@ -179,6 +184,22 @@ class Encoder(SparseModule):
         for block in self.enc:
             levels.append(block(levels[-1]))
         return levels
+
+    def adopt_weights(self, state: Mapping[str, Tensor]) -> None:
+        """Take all weights, or those of a pre-trained encoder (`zoo.models.spark.voxels`); the rest starts anew.
+
+        Raises:
+            RuntimeError: names or shapes do not fit.
+        """
+        inside = {key.removeprefix(_PRETRAINED): value for key, value in state.items() if key.startswith(_PRETRAINED)}
+        if not inside:
+            self.load_state_dict(state, strict=True)
+            return
+        own = self.state_dict()
+        missing = [key for key in own if key.startswith(("stem.", "enc.")) and key not in inside]
+        if missing or inside.keys() - own.keys():
+            raise RuntimeError(f"missing {missing}, unknown {sorted(inside.keys() - own.keys())}")
+        self.load_state_dict(inside, strict=False)
 
     def working_shape(self, spatial_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that the network works in."""
