@@ -12,6 +12,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("zoo.train:main", "train, test and report a run"),
     "predict": ("zoo.predict:main", "run a trained model on your own files"),
+    "export": ("zoo.export:main", "write a trained model as graphs for other runtimes"),
     "render": ("zoo.render:main", "render test views, orbits and spirals of a trained field"),
     "convert": ("zoo.convert:main", "write the weights of a convnet under other names, timm's among them"),
     "prepare-data": ("zoo.prepare_data:main", "check, prepare or generate a data set"),

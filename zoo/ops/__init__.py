@@ -48,7 +48,7 @@ from zoo.ops.rays import RaySamples, march_rays, ray_aabb_intersect
 from zoo.ops.scatter_to_bev import scatter_to_bev
 from zoo.ops.segment import segment_max, segment_mean, segment_min, segment_sum
 from zoo.ops.segment_softmax import segment_softmax
-from zoo.ops.set_attention import set_attention
+from zoo.ops.set_attention import SlotSets, set_attention, slot_attention, slot_sets
 from zoo.ops.set_partition import SetPartition, Windows, set_partition, window_partition
 from zoo.ops.sparse_conv import (
     sparse_conv,
@@ -103,6 +103,7 @@ __all__ = [
     "RenderedGaussians",
     "RenderedRays",
     "SetPartition",
+    "SlotSets",
     "SparseTensor",
     "VoxelGrid",
     "Windows",
@@ -178,6 +179,8 @@ __all__ = [
     "set_attention",
     "set_backend",
     "set_partition",
+    "slot_attention",
+    "slot_sets",
     "sort_keys",
     "sparse_avg_pool",
     "sparse_conv",

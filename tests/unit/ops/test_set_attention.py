@@ -7,7 +7,7 @@ import torch
 
 from tests.unit.ops.op_harness import assert_native_matches_reference, assert_same_for_all_threads
 from tests.unit.ops.test_set_partition import random_sites
-from zoo.ops import set_attention, set_partition
+from zoo.ops import set_attention, set_partition, slot_attention, slot_sets
 from zoo.ops.reference.set_attention import padded_set_attention
 
 
@@ -104,6 +104,25 @@ def test_half_precision_goes_through_torchs_attention():
     assert found.dtype == torch.bfloat16
     expected = set_attention(*rows.float(), sets, rotation=0, num_heads=2)
     torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize(("rows", "sets"), [(60, None), (75, 40)])
+def test_slots_filled_up_attend_the_same(rows, sets):
+    partition = set_partition(random_sites(60, (12, 12)), (12, 12), (6, 6), 5)
+    q, k, v = torch.randn(3, rows, 16)
+    filled = slot_sets(partition, num_rows=rows, num_sets=sets)
+    found = slot_attention(q, k, v, filled, rotation=1, num_heads=2)
+    expected = set_attention(q[:60], k[:60], v[:60], partition, rotation=1, num_heads=2)
+    torch.testing.assert_close(found[:60], expected)
+    assert torch.isfinite(found).all()
+
+
+def test_slots_without_room():
+    partition = set_partition(random_sites(60, (12, 12)), (12, 12), (6, 6), 5)
+    with pytest.raises(ValueError, match="num_rows: found 59, expected at least 60"):
+        slot_sets(partition, num_rows=59)
+    with pytest.raises(ValueError, match="num_heads"):
+        slot_attention(*torch.randn(3, 60, 16), slot_sets(partition), rotation=0, num_heads=3)
 
 
 def test_opcheck():

@@ -26,7 +26,7 @@ the pooling embedding untrained, because it looks for parameters in leaf modules
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -35,7 +35,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from zoo.models.layers.sparse_norm import RowBatchNorm
-from zoo.ops import SetPartition, set_attention, set_partition, window_partition
+from zoo.ops import SetPartition, SlotSets, set_attention, set_partition, slot_attention, window_partition
 from zoo.ops.grid_keys import linear_keys, unique_keys, unravel_keys
 
 Shape = tuple[int, int, int]
@@ -54,7 +54,7 @@ class StageGeometry(NamedTuple):
     """Windows and sets of one stage's voxels."""
 
     inside: tuple[Tensor, Tensor]  # (N, 3) int64 each: coordinates in the windows of shift 0 and 1
-    sets: dict[int, SetPartition]  # by shift, those that a block of the stage uses
+    sets: Mapping[int, SetPartition | SlotSets]  # by shift, those that a block of the stage uses
 
 
 def pooling_regions(coords: Tensor, shape: Shape, stride: Shape) -> PoolingRegions:
@@ -96,10 +96,9 @@ class PositionEmbedding(nn.Module):
         """Coordinates in the window (N, 3) int64 to embeddings (N, C).
 
         With running statistics an embedding depends on the place in the window alone, so that one for each place is
-        computed and looked up.
+        computed and looked up; in an exported graph always, since there the number of rows may vary.
         """
-        places = math.prod(self.window)
-        if self.norm.training or places >= len(inside):
+        if self.norm.training or (not torch.compiler.is_exporting() and math.prod(self.window) >= len(inside)):
             return self._embed(inside)
         _, wide, high = self.window
         place = (inside[:, 0] * wide + inside[:, 1]) * high + inside[:, 2]
@@ -151,11 +150,15 @@ class SetAttentionLayer(nn.Module):
         self.outer_norm = nn.LayerNorm(channels)
         self.dropout = dropout
 
-    def forward(self, x: Tensor, position: Tensor, sets: SetPartition, rotation: int) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, sets: SetPartition | SlotSets, rotation: int) -> Tensor:
         """Features (N, C) and position embeddings (N, C) to features (N, C)."""
         placed = x + position
         q, k, v = self.attention.project(placed, placed, x)
-        attended = set_attention(q, k, v, sets, rotation=rotation, num_heads=self.attention.num_heads)
+        heads = self.attention.num_heads
+        if isinstance(sets, SlotSets):
+            attended = slot_attention(q, k, v, sets, rotation=rotation, num_heads=heads)
+        else:
+            attended = set_attention(q, k, v, sets, rotation=rotation, num_heads=heads)
         y = self.attention_norm(x + self._drop(self.attention.output(attended)))
         y = self.feed_forward_norm(y + self._drop(self.contract(self._drop(functional.gelu(self.expand(y))))))
         return self.outer_norm(y + x)
@@ -247,8 +250,9 @@ class MaxPooling(nn.Module):
 
 def spread_into_regions(x: Tensor, regions: PoolingRegions, num_places: int) -> Tensor:
     """Features (N, C) by region and place, (M, V, C), zeros where no voxel is."""
-    cells = x.new_zeros(len(regions.coords) * num_places, x.shape[1])
-    return cells.index_copy(0, regions.region * num_places + regions.slot, x).view(-1, num_places, x.shape[1])
+    count, channels = regions.coords.shape[0], x.shape[1]  # not len(): an exported graph would fix it
+    cells = x.new_zeros(count * num_places, channels)
+    return cells.index_copy(0, regions.region * num_places + regions.slot, x).view(count, num_places, channels)
 
 
 def make_pooling(kind: Reduction, channels: int, num_places: int) -> nn.Module:
@@ -340,7 +344,10 @@ class DSVTStage(nn.Module):
 
     def forward(self, x: Tensor, coords: Tensor) -> Tensor:
         """Features (N, C) of voxels (N, 4) to features (N, C)."""
-        geometry = self.partition(coords)
+        return self.attend(x, self.partition(coords))
+
+    def attend(self, x: Tensor, geometry: StageGeometry) -> Tensor:
+        """Features (N, C) to features (N, C), within sets that `partition` made."""
         for block in self.blocks:
             if self.checkpoint_activations and self.training:
                 x = checkpoint(block, x, geometry, use_reentrant=False)  # type: ignore[assignment]

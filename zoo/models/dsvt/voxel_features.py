@@ -12,7 +12,7 @@ Points outside of the range, or not finite, are dropped first, so that no normal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,6 +30,15 @@ class VoxelFeatures(NamedTuple):
     coords: Tensor  # (M, 4) int32: b, x, y, z
 
 
+class GroupedPoints(NamedTuple):
+    """Points in the order of their voxels, described, before any layer."""
+
+    points: Tensor  # (P, F + 6)
+    voxel: Tensor  # (P,) int64, ascending
+    runs: Tensor  # (M, 2) int64: first point and number of points of each voxel
+    coords: Tensor  # (M, 4) int32: b, x, y, z
+
+
 class PointNetLayer(nn.Module):
     """Linear, batch norm, ReLU and the maximum over each voxel, which all but the last layer append to the points."""
 
@@ -42,10 +51,13 @@ class PointNetLayer(nn.Module):
         self.linear = nn.Linear(in_channels, width, bias=False)
         self.norm = RowBatchNorm(width, eps=1e-3, momentum=0.01)
 
-    def forward(self, points: Tensor, runs: Tensor, voxel: Tensor) -> Tensor:
-        """Points (P, C_in) in the order of their voxels to points (P, C_out), or voxels (M, C_out) if last."""
+    def forward(self, points: Tensor, voxel: Tensor, maximum: Callable[[Tensor], Tensor]) -> Tensor:
+        """Points (P, C_in) in voxels (P,) to points (P, C_out), or voxels (M, C_out) if last.
+
+        ``maximum`` takes points (P, C), none negative, to the largest of each voxel (M, C).
+        """
         hidden = functional.relu(self.norm(self.linear(points)))
-        largest = segment_max(hidden, packed_info=runs).to(hidden.dtype)
+        largest = maximum(hidden).to(hidden.dtype)
         return largest if self.last else torch.cat([hidden, largest[voxel]], dim=1)
 
 
@@ -93,6 +105,24 @@ class DynamicVoxelFeatures(nn.Module):
         Raises:
             ValueError: Points with another number of columns.
         """
+        grouped = self.group(points, point_batch, batch_size)
+        return VoxelFeatures(
+            self.encode(grouped.points, grouped.voxel, lambda hidden: segment_max(hidden, packed_info=grouped.runs)),
+            grouped.coords,
+        )
+
+    def encode(self, points: Tensor, voxel: Tensor, maximum: Callable[[Tensor], Tensor]) -> Tensor:
+        """Described points (P, F + 6) of voxels (P,) through all layers to voxels (M, C)."""
+        for layer in self.layers:
+            points = layer(points, voxel, maximum)
+        return points
+
+    def group(self, points: Tensor, point_batch: Tensor, batch_size: int) -> GroupedPoints:
+        """Points (P, 3 + F) of samples (P,) by voxel, as the first layer sees them.
+
+        Raises:
+            ValueError: Points with another number of columns.
+        """
         if points.dim() != 2 or points.shape[1] != self.num_point_features:
             raise ValueError(
                 f"points: found shape {tuple(points.shape)}, expected (P, {self.num_point_features}): x, y, z and "
@@ -116,10 +146,7 @@ class DynamicVoxelFeatures(nn.Module):
         starts = voxels.num_points.cumsum(0) - voxels.num_points
         runs = torch.stack([starts, voxels.num_points], dim=1)
         coords = functional.pad(voxels.grid.coords, (0, 3 - axes))
-        features = self._describe(points, voxel, runs, coords)
-        for layer in self.layers:
-            features = layer(features, runs, voxel)
-        return VoxelFeatures(features, coords)
+        return GroupedPoints(self._describe(points, voxel, runs, coords), voxel, runs, coords)
 
     def _describe(self, points: Tensor, voxel: Tensor, runs: Tensor, coords: Tensor) -> Tensor:
         """What a point says: position, extras, offsets from the mean and the centre of its voxel, (P, F + 6)."""

@@ -25,10 +25,17 @@ def padded_set_attention(
     query: Tensor, key: Tensor, value: Tensor, slots: Tensor, repeated: Tensor, order: Tensor, num_heads: int
 ) -> Tensor:
     """Gather slots, attend with torch's own kernel, and take every row from the slot it stands in first."""
+    return attend_slots(query, key, value, slots, repeated, first_slots(repeated, order), num_heads)
+
+
+def attend_slots(
+    query: Tensor, key: Tensor, value: Tensor, slots: Tensor, repeated: Tensor, places: Tensor, num_heads: int
+) -> Tensor:
+    """The same where the flat slot (N,) that each row stands in first is known."""
     q, k, v = (gather_slots(part, slots, num_heads) for part in (query, key, value))
     out = functional.scaled_dot_product_attention(q, k, v, attn_mask=~repeated[:, None, None, :])
     flat = out.transpose(1, 2).reshape(slots.numel(), query.shape[1])
-    return flat.index_select(0, first_slots(repeated, order))
+    return flat.index_select(0, places)
 
 
 def set_attention(
