@@ -164,9 +164,16 @@ def unit_key(unit: Unit, compiler: str, flags: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for part in (compiler_version(compiler), torch.__version__, *flags, *unit.flags):
         digest.update(part.encode() + b"\0")
-    for path in source_closure(unit.source):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    digest.update(sources_stamp(unit.source).encode())
     return digest.hexdigest()[:24]
+
+
+def sources_stamp(source: Path) -> str:
+    """One hash over a source file and the project headers that it reaches."""
+    digest = hashlib.sha256()
+    for path in source_closure(source):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def cache_folder() -> Path:
@@ -296,11 +303,13 @@ class _Job:
     unit: Unit
     command: tuple[str, ...]
     object: Path
+    stamp: str
 
 
 def _job(unit: Unit, compiler: str, flags: Sequence[str], cache: Path) -> _Job:
     command = (compiler, *flags, *unit.flags, "-c", str(unit.source))
-    return _Job(unit, command, cache / f"{unit_key(unit, compiler, flags)}.o")
+    stamp = sources_stamp(unit.source)
+    return _Job(unit, command, cache / f"{unit_key(unit, compiler, flags)}.o", stamp)
 
 
 def _share_header(jobs: Sequence[_Job], compiler: str, scratch: Path) -> list[_Job]:
@@ -331,6 +340,8 @@ def _compile_all(jobs: Sequence[_Job], scratch: Path, *, strict: bool) -> dict[_
         made = scratch / f"{number}.o"
         try:
             _run([*job.command, "-o", str(made)], job.unit.label)
+            if sources_stamp(job.unit.source) != job.stamp:  # the object must not be found under the old sources' key
+                raise BuildError(f"{job.unit.label}: its sources changed while they were compiled; run it again")
         except BuildError as error:
             if strict:
                 raise

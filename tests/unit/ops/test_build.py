@@ -140,3 +140,14 @@ def test_many_sources_share_a_compiled_header(sources, tmp_path, monkeypatch):
     assert not build._compile_all([shared], tmp_path, strict=True)
     assert shared.object.is_file()
     assert build._share_header(jobs, "false", tmp_path) == jobs
+
+
+def test_sources_that_change_while_they_are_compiled_leave_no_object(sources, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "CSRC", sources)
+    compiler = build.find_compiler()
+    jobs = [build._job(unit, compiler, build.cpu_flags(), tmp_path) for unit in build.cpu_units()]
+    header = sources / "runtime" / "launch.h"
+    header.write_text(header.read_text() + "\n// changed\n")
+    failed = build._compile_all(jobs, tmp_path, strict=False)
+    assert "changed while they were compiled" in failed[jobs[0]]
+    assert not jobs[0].object.exists()
