@@ -72,3 +72,22 @@ def test_bad_arguments_are_named() -> None:
         cell_attention(torch.zeros(1, 2), torch.zeros(1, 5), point_cells(torch.zeros(1, 1, 2), 2))
     with pytest.raises(ValueError, match="equal sides"):
         sample_point_grid(torch.zeros(1, 3, 4, 5), torch.zeros(1, 1, 2))
+
+
+def test_opcheck():
+    torch.manual_seed(0)
+    ops, utils = torch.ops.zoo, ("test_schema", "test_faketensor")
+    coords = 0.05 + 0.9 * torch.rand(2, 7, 2, dtype=torch.float64)
+    cells = point_cells(coords, 3)
+    torch.library.opcheck(ops.cell_order.default, (cells.index, 18), test_utils=utils)
+    scores = torch.randn(14, 2, dtype=torch.float64, requires_grad=True)
+    values = torch.randn(14, 4, dtype=torch.float64, requires_grad=True)
+    torch.library.opcheck(ops.cell_attention.default, (scores, values, cells.order, cells.packed_info))
+    grad, weights = torch.randn(18, 4, dtype=torch.float64), torch.rand(14, 2, dtype=torch.float64)
+    arguments = (grad, weights, values.detach(), cells.order, cells.packed_info)
+    torch.library.opcheck(ops.cell_attention_backward.default, arguments, test_utils=utils)
+    rows = torch.randn(2, 9, 4, dtype=torch.float64, requires_grad=True)
+    torch.library.opcheck(ops.sample_rows.default, (rows, coords.requires_grad_(), 3))
+    grad = torch.randn(2, 7, 4, dtype=torch.float64)
+    arguments = (grad, rows.detach(), coords.detach(), 3, cells.order, cells.packed_info)
+    torch.library.opcheck(ops.sample_rows_backward.default, arguments, test_utils=utils)
