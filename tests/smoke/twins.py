@@ -91,7 +91,12 @@ SAMPLES: dict[str, tuple[str, ...]] = {  # what stands in for the data of a reci
     ),
 }
 MODELS: dict[str, tuple[str, ...]] = {  # what makes full-size networks small enough for a test, by what makes them
-    "zoo.models.gridpull.DistanceGrid": ("model.resolution=20", "task.level=3", "task.num_queries=200"),
+    "zoo.models.gridpull.DistanceGrid": (
+        "model.resolution=20",
+        "task.level=3",
+        "task.num_queries=200",
+        "task.num_scored=2000",
+    ),
     "zoo.models.gridformer.GridFormer": ("model.channels=8", "model.resolution=16"),
     "zoo.models.dsvt.DSVT": (
         "model.bev_blocks=[0,0,0]",

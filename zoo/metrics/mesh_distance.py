@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 import trimesh
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from zoo.data.surface_cloud import sample_faces
-from zoo.ops import knn
 
 __all__ = ["boundary_points", "distance_to_mesh"]
 
@@ -36,11 +36,11 @@ def distance_to_mesh(points: Tensor, mesh: trimesh.Trimesh, *, samples: int = 30
         raise ValueError("mesh: has no triangles, so nothing is near it")
     points = points.double()
     drawn, faces = sample_faces(mesh, samples, seed=0)
-    rows = knn(torch.from_numpy(drawn), points, min(_CANDIDATES, samples)).indices
-    candidates = faces[rows.numpy()]  # (N, K)
+    array = points.numpy()
+    rows = cKDTree(drawn).query(array, np.arange(1, min(_CANDIDATES, samples) + 1), workers=-1)[1]
+    candidates = faces[rows]  # (N, K)
     place = np.zeros((len(points), 3))
     best = np.full(len(points), np.inf)
-    array = points.numpy()
     for column in candidates.T:
         near = trimesh.triangles.closest_point(mesh.triangles[column], array)
         distance = np.linalg.norm(near - array, axis=1)

@@ -59,6 +59,7 @@ class GridPullTask(LightningModule):
         mesh_file: NAME.ply, NAME.obj or NAME.glb in the run's folder.
         mesh_resolution: Corners along each axis at which the field is read for the mesh; None: the grid's own.
         thresholds: Of the F-scores, in units of the longest side.
+        num_scored: Points drawn on the surface and on the truth to compare them.
         up: Axis that points up in pictures.
         log_every: Steps between two rows of training metrics.
     """
@@ -81,10 +82,13 @@ class GridPullTask(LightningModule):
         mesh_file: str = "mesh.ply",
         mesh_resolution: int | None = None,
         thresholds: Sequence[float] = (0.005, 0.01),
+        num_scored: int = 100_000,
         up: UpAxis = "z",
         log_every: int = 50,
     ) -> None:
         super().__init__()
+        if num_scored < 1:
+            raise ValueError(f"num_scored: found {num_scored}, expected at least 1")
         if len(sigmas) != len(shares) or abs(sum(shares) - 1) > 1e-6 or min(shares) < 0 or num_queries < 1:
             raise ValueError(
                 f"sigmas, shares, num_queries: found {list(sigmas)}, {list(shares)}, {num_queries}; expected as many "
@@ -98,7 +102,8 @@ class GridPullTask(LightningModule):
             "normal": normal_weight,
             "continuity": continuity_weight,
         }
-        self.mesh_file, self.mesh_resolution, self.thresholds = mesh_file, mesh_resolution, tuple(thresholds)
+        self.mesh_file, self.mesh_resolution = mesh_file, mesh_resolution
+        self.thresholds, self.num_scored = tuple(thresholds), num_scored
         self.up: UpAxis = up
         self.log_every = log_every
         self._tree: PointTree | None = None
@@ -173,7 +178,12 @@ class GridPullTask(LightningModule):
         log.info("%s: %d vertices, %d triangles", path, len(mesh.vertices), len(mesh.faces))
         cloud = self.cloud
         found = surface_scores(
-            mesh, cloud.points, cloud.truth, scale=float(self.model.scale), thresholds=self.thresholds
+            mesh,
+            cloud.points,
+            cloud.truth,
+            scale=float(self.model.scale),
+            thresholds=self.thresholds,
+            samples=self.num_scored,
         )
         self.log_dict({f"test/{name}": value for name, value in found.figures.items()}, batch_size=1)
         self._section = surface_section(mesh, cloud.points, cloud.truth, found, up=self.up)

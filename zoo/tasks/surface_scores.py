@@ -24,7 +24,6 @@ from zoo.ops import knn
 __all__ = ["SurfaceMeasurement", "surface_scores"]
 
 _NEAR_BOUNDARY = 0.01  # of the longest side: places this near to a hole's rim are not compared
-_SAMPLES = 100_000
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def surface_scores(
     *,
     scale: float,
     thresholds: Sequence[float],
-    samples: int = _SAMPLES,
+    samples: int = 100_000,
 ) -> SurfaceMeasurement:
     """Compare a surface with the true mesh, or, without one, with the cloud.
 
