@@ -14,7 +14,8 @@ from zoo.data.bad_samples import SampleError
 from zoo.data.formats.frame_files import FrameFiles
 from zoo.data.formats.restricted_pickle import read_plain_pickle
 from zoo.data.generated_folder import GeneratedFolder
-from zoo.data.image_samples import ImageSample, ImageSource, OnBadSample, Split
+from zoo.data.image_samples import ImageSample, ImageSource
+from zoo.data.split_data import OnBadSample, Split
 from zoo.data.synthetic_pictures import FAMILIES, PictureSettings, draw_picture
 
 __all__ = ["Cifar", "CifarPictures"]

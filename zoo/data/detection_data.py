@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -18,9 +18,9 @@ from zoo.data.detection_frames import (
     DetectionSource,
     EvaluationBatch,
     LabelledCloud,
-    OnBadSample,
 )
 from zoo.data.detection_transforms import PreparedTransform, Transform, apply_transforms
+from zoo.data.split_data import OnBadSample, Split
 from zoo.data.step_loader import StepData, StepLoader, shuffled_indices
 
 __all__ = ["DetectionData", "Fade"]
@@ -28,7 +28,6 @@ __all__ = ["DetectionData", "Fade"]
 logger = logging.getLogger(__name__)
 
 _REDRAWS = 10  # a training sample that augmentation left without points or boxes is replaced so many times
-Split = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True, kw_only=True)

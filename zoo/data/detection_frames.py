@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from zoo.data.boxes import Calibration
 from zoo.data.detection import DetectionBatch, DetectionSample
 from zoo.data.formats.frame_files import FrameFiles
 from zoo.data.formats.kitti import KittiLabels
+from zoo.data.split_data import OnBadSample
 
 __all__ = [
     "CameraView",
@@ -25,12 +26,10 @@ __all__ = [
     "DetectionSource",
     "EvaluationBatch",
     "LabelledCloud",
-    "OnBadSample",
     "check_frame",
 ]
 
 Floats = NDArray[np.floating[Any]]
-OnBadSample = Literal["error", "skip"]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,16 +16,14 @@ from zoo.data.bad_samples import DataReport, SampleError
 from zoo.data.epoch_batches import epoch_batch, repeated_batch
 from zoo.data.formats.frame_files import FrameFiles
 from zoo.data.image_mixing import Mixing
-from zoo.data.image_samples import ImageBatch, ImageSample, ImageSource, OnBadSample, Split, normalize, stack
+from zoo.data.image_samples import ImageBatch, ImageSample, ImageSource, normalize, stack
 from zoo.data.posed_images import step_generator
-from zoo.data.step_loader import StepData, StepLoader
+from zoo.data.split_data import EVALUATION_STREAM, OnBadSample, Split, SplitData
+from zoo.data.step_loader import StepLoader
 
 __all__ = ["ImageData", "Transforms", "transform_picture"]
 
-logger = logging.getLogger(__name__)
-
 Transforms = Mapping[str, Callable[[Any], Any] | None]
-_EVALUATION_STREAM = 1 << 31  # added to the seed: evaluation never shares random numbers with training
 _MIX_STREAM = 1 << 30
 
 
@@ -113,7 +110,7 @@ class _EvaluationPictures(Dataset[tuple[ImageSample, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[ImageSample, Tensor]:
         sample = self.samples[index]
-        generator = step_generator(self.data.seed + _EVALUATION_STREAM, index)
+        generator = step_generator(self.data.seed + EVALUATION_STREAM, index)
         return sample, transform_picture(sample, self.data.eval_transforms, {}, generator)
 
 
@@ -121,7 +118,7 @@ def _collate(pairs: Sequence[tuple[ImageSample, Tensor]]) -> ImageBatch:
     return stack([t for _, t in pairs], [s.name for s, _ in pairs], [s.label for s, _ in pairs])
 
 
-class ImageData(StepData):
+class ImageData(SplitData[ImageSample]):
     """Batches of pictures of one size.
 
     Training batches are functions of (seed, step): a resumed run sees the same ones, with any number of workers.
@@ -161,39 +158,23 @@ class ImageData(StepData):
         num_workers: int = 0,
         on_bad_sample: OnBadSample = "error",
     ) -> None:
-        super().__init__()
-        if min(batch_size, eval_batch_size, max_steps, repeats) < 1 or num_workers < 0:
+        super().__init__(
+            source=source,
+            sample_noun="pictures",
+            seed=seed,
+            max_steps=max_steps,
+            num_workers=num_workers,
+            on_bad_sample=on_bad_sample,
+        )
+        if min(batch_size, eval_batch_size, repeats) < 1:
             raise ValueError(
-                f"batch_size={batch_size}, eval_batch_size={eval_batch_size}, max_steps={max_steps}, repeats="
-                f"{repeats}, num_workers={num_workers}: expected at least 1 four times, and at least 0"
+                f"batch_size={batch_size}, eval_batch_size={eval_batch_size}, repeats={repeats}: "
+                "expected at least 1 each"
             )
-        if on_bad_sample not in ("error", "skip"):
-            raise ValueError(f"on_bad_sample: {on_bad_sample!r}, expected 'error' or 'skip'")
-        self.source, self.mixing, self.repeats = source, mixing, repeats
+        self.mixing, self.repeats = mixing, repeats
         self.train_transforms, self.eval_transforms = dict(train_transforms), dict(eval_transforms)
         self.tensor_transforms = dict(tensor_transforms or {})
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.seed, self.max_steps, self.num_workers = seed, max_steps, num_workers
-        self.on_bad_sample: OnBadSample = on_bad_sample
-        self._splits: dict[Split, FrameFiles[ImageSample]] = {}
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """In the order of the labels; empty without classes."""
-        return self.source.class_names
-
-    def prepare_data(self) -> None:
-        """Make what is missing and can be made."""
-        self.source.ensure()
-
-    def generate_data(self, overwrite: bool = False) -> None:
-        """Make the synthetic set.
-
-        Raises:
-            FileExistsError: it exists and may not be replaced.
-            ValueError: the source has no generator.
-        """
-        self.source.generate_files(overwrite)
 
     def check_data(self) -> DataReport:
         """Decode every picture of every split, going on past bad ones.
@@ -218,23 +199,6 @@ class ImageData(StepData):
             counted = f"{len(classes)} classes" if classes else "no classes"
             lines.append(f"{name}: {sum(sizes.values())} of {len(samples)} pictures, {counted}; {common}")
         return DataReport(tuple(lines), tuple(dict.fromkeys(problems)))
-
-    def setup(self, stage: str | None = None) -> None:
-        """Nothing: splits are opened when they are first used."""
-
-    def samples(self, split: Split) -> FrameFiles[ImageSample]:
-        """The pictures to train, watch or measure on, as they are on disk."""
-        if split not in self._splits:
-            name = self.source.splits[split]
-            samples = self.source.open_split(name, self.on_bad_sample)
-            logger.info("%s: %s has %d pictures", self.source.root, name, len(samples))
-            self._splits[split] = samples
-        return self._splits[split]
-
-    @property
-    def num_skipped(self) -> int:
-        """How many pictures this process left out so far."""
-        return sum(len(samples.bad_samples) for samples in self._splits.values())
 
     def train_dataloader(self) -> StepLoader:
         """`ImageBatch`es of the steps that are left."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from zoo.data import generated_folder
 from zoo.data.bad_samples import SampleError
-from zoo.data.image_samples import ImageSource, OnBadSample, PictureFiles, Split
+from zoo.data.image_samples import ImageSource, PictureFiles
+from zoo.data.split_data import OnBadSample, Split
 from zoo.data.synthetic_pictures import LAYOUT, PictureSettings, generate_pictures
 
 __all__ = ["SUFFIXES", "ImageFolder", "list_pictures"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor
 from zoo.data.bad_samples import SampleError
 from zoo.data.formats.frame_files import FrameFiles
 from zoo.data.image_files import read_image
+from zoo.data.split_data import OnBadSample, SplitSource
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -22,17 +21,13 @@ __all__ = [
     "ImageBatch",
     "ImageSample",
     "ImageSource",
-    "OnBadSample",
     "PictureFiles",
-    "Split",
     "denormalize",
     "normalize",
     "read_rgb",
     "stack",
 ]
 
-OnBadSample = Literal["error", "skip"]
-Split = Literal["train", "val", "test"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -135,22 +130,8 @@ class PictureFiles(FrameFiles[ImageSample]):
         return ImageSample(self.files[number].relative_to(self.root).as_posix(), pixels, label)
 
 
-class ImageSource:
-    """A set of pictures on disk.
-
-    Attributes:
-        root: its folder.
-        class_names: in the order of the labels; empty without classes.
-        splits: which of its splits train, val and test stand for.
-    """
-
-    root: Path
-    class_names: tuple[str, ...]
-    splits: Mapping[Split, str]
-
-    def open_split(self, name: str, on_bad_sample: OnBadSample = "error") -> FrameFiles[ImageSample]:
-        """The pictures of one of the data set's own splits."""
-        raise NotImplementedError
+class ImageSource(SplitSource[ImageSample]):
+    """A set of pictures on disk."""
 
     def ensure(self) -> None:
         """Make what is missing and can be made.
@@ -160,14 +141,6 @@ class ImageSource:
         """
         if not self.root.is_dir():
             raise SampleError(self.root, "no such folder; set data.source.root")
-
-    def generate_files(self, overwrite: bool) -> None:
-        """Make the synthetic set.
-
-        Raises:
-            ValueError: the data set cannot be generated.
-        """
-        raise ValueError(f"action: {type(self).__name__} has no generator")
 
 
 def stack(samples: list[Tensor], names: list[str], labels: list[int | None]) -> ImageBatch:

@@ -9,7 +9,8 @@ from typing import Literal
 
 from zoo.data.bad_samples import SampleError
 from zoo.data.image_folder import list_pictures
-from zoo.data.image_samples import ImageSource, OnBadSample, PictureFiles, Split
+from zoo.data.image_samples import ImageSource, PictureFiles
+from zoo.data.split_data import OnBadSample, Split
 from zoo.data.synthetic_pictures import FAMILIES, PictureSettings, generate_pictures
 
 __all__ = ["ImageNet"]

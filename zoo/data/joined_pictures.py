@@ -9,7 +9,8 @@ from itertools import accumulate
 from pathlib import Path
 
 from zoo.data.formats.frame_files import FrameFiles
-from zoo.data.image_samples import ImageSample, ImageSource, OnBadSample, Split
+from zoo.data.image_samples import ImageSample, ImageSource
+from zoo.data.split_data import OnBadSample, Split
 
 __all__ = ["JoinedPictures"]
 

@@ -26,8 +26,9 @@ from zoo.data.formats.modelnet import (
     read_resampled,
     sample_surface,
 )
-from zoo.data.point_clouds import OnBadSample, PointSource, Split
+from zoo.data.point_clouds import PointSource
 from zoo.data.point_samples import PointSample, check_sample
+from zoo.data.split_data import OnBadSample, Split
 from zoo.data.synthetic_shapes import ShapeSettings, check_generated, generate_shapes
 from zoo.files import atomic_path
 from zoo.ops import furthest_point_sample

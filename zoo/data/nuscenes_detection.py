@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.data.bad_samples import SampleError
-from zoo.data.detection_frames import DetectionFrame, DetectionFrames, DetectionSource, OnBadSample, check_frame
+from zoo.data.detection_frames import DetectionFrame, DetectionFrames, DetectionSource, check_frame
 from zoo.data.formats.kitti import read_split
 from zoo.data.formats.nuscenes import CATEGORIES, MINI_SCENES, build_infos
 from zoo.data.formats.point_files import read_rows
+from zoo.data.split_data import OnBadSample
 from zoo.data.sweep_infos import REBUILD, SweepInfo, read_infos, read_openpcdet_infos, write_infos
 
 __all__ = ["NuScenesFrames", "NuScenesSource", "balanced_rows", "merge_sweeps"]

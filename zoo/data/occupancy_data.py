@@ -14,12 +14,10 @@ from zoo.data.bad_samples import DataReport, SampleError
 from zoo.data.formats.frame_files import FrameFiles
 from zoo.data.formats.occupancy import jitter_half
 from zoo.data.occupancy_sets import OccupancySet, Shape, ShapeFiles, Split
-from zoo.data.point_clouds import OnBadSample
+from zoo.data.split_data import EVALUATION_STREAM, OnBadSample
 from zoo.data.step_loader import StepData, StepLoader, shuffled_indices
 
 __all__ = ["OccupancyBatch", "OccupancyData"]
-
-_EVALUATION_STREAM = 1 << 31  # added to the seed: evaluation never shares random numbers with training
 
 
 class OccupancyBatch(NamedTuple):
@@ -43,7 +41,7 @@ class _Shapes(FrameFiles[OccupancyBatch]):
 
     def read(self, number: int) -> OccupancyBatch:
         data = self.data
-        stream = data.seed if self.is_training else data.seed + _EVALUATION_STREAM
+        stream = data.seed if self.is_training else data.seed + EVALUATION_STREAM
         rng = np.random.default_rng([stream, number if self.place is None else self.place])
         boundary = data.boundary and self.is_training
         shape = self.files[number].read(rng, boundary=boundary)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +18,13 @@ from zoo.data.formats.occupancy import BOUNDARY_FOLDER, read_boundary, read_clou
 from zoo.data.mesh_occupancy import prepare_mesh, split_names
 from zoo.data.occupancy_boundary import boundary_flags
 from zoo.data.progress import track
+from zoo.data.split_data import Split
 from zoo.data.synthetic_solids import SolidSettings, check_generated, generate_solids
 from zoo.files import write_text
 
 __all__ = ["OccupancySet", "Shape", "ShapeFiles"]
 
-Split = Literal["train", "val", "test"]
+
 _MESH_FILES = (".obj", ".ply", ".off", ".stl", ".glb")
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -17,46 +14,16 @@ from zoo.data.formats.frame_files import FrameFiles
 from zoo.data.point_fragments import PointFragments
 from zoo.data.point_samples import FragmentedCloud, PointBatch, PointSample, collate_points
 from zoo.data.point_transforms import PointTransform, apply_transforms, sample_generator
-from zoo.data.step_loader import StepData, StepLoader, shuffled_indices
+from zoo.data.split_data import EVALUATION_STREAM, OnBadSample, Split, SplitData, SplitSource
+from zoo.data.step_loader import StepLoader, shuffled_indices
 
-__all__ = ["OnBadSample", "PointCloudData", "PointSource", "Split"]
+__all__ = ["PointCloudData", "PointSource"]
 
-logger = logging.getLogger(__name__)
-
-OnBadSample = Literal["error", "skip"]
-Split = Literal["train", "val", "test"]
-_EVALUATION_STREAM = 1 << 31  # added to the seed: evaluation never shares random numbers with training
 _MIX_STREAM = 1 << 30
 
 
-class PointSource(ABC):
-    """A data set on disk.
-
-    Attributes:
-        root: its folder.
-        class_names: in the order of the labels.
-        splits: which of its splits train, val and test stand for.
-    """
-
-    root: Path
-    class_names: tuple[str, ...]
-    splits: Mapping[Split, str]
-
-    @abstractmethod
-    def open_split(self, name: str, on_bad_sample: OnBadSample = "error") -> FrameFiles[PointSample]:
-        """The clouds of one of the data set's own splits."""
-
-    @abstractmethod
-    def ensure(self) -> None:
-        """Make what is missing and can be made: a generated set, prepared files."""
-
-    def generate_files(self, overwrite: bool) -> None:
-        """Make the synthetic set.
-
-        Raises:
-            ValueError: the data set cannot be generated.
-        """
-        raise ValueError(f"action: {type(self).__name__} has no generator")
+class PointSource(SplitSource[PointSample]):
+    """A set of labelled clouds on disk."""
 
 
 class _TrainBatches:
@@ -100,11 +67,11 @@ class _EvaluationSamples(Dataset[PointSample]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> PointSample:
-        generator = sample_generator(self.data.seed + _EVALUATION_STREAM, index)
+        generator = sample_generator(self.data.seed + EVALUATION_STREAM, index)
         return apply_transforms(self.transforms, self.samples[index], generator)
 
 
-class PointCloudData(StepData):
+class PointCloudData(SplitData[PointSample]):
     """Batches of clouds on voxels.
 
     Training batches are functions of (seed, step): a resumed run sees the same ones, with any number of workers. The
@@ -149,42 +116,26 @@ class PointCloudData(StepData):
         num_workers: int = 0,
         on_bad_sample: OnBadSample = "error",
     ) -> None:
-        super().__init__()
-        if min(batch_size, eval_batch_size, max_steps) < 1 or num_workers < 0 or not 0 <= mix_probability <= 1:
+        super().__init__(
+            source=source,
+            sample_noun="clouds",
+            seed=seed,
+            max_steps=max_steps,
+            num_workers=num_workers,
+            on_bad_sample=on_bad_sample,
+        )
+        if min(batch_size, eval_batch_size) < 1 or not 0 <= mix_probability <= 1:
             raise ValueError(
-                f"batch_size={batch_size}, eval_batch_size={eval_batch_size}, max_steps={max_steps}, num_workers="
-                f"{num_workers}, mix_probability={mix_probability}: expected at least 1, 1, 1, 0 and a share in [0, 1]"
+                f"batch_size={batch_size}, eval_batch_size={eval_batch_size}, mix_probability={mix_probability}: "
+                "expected at least 1 twice, and a share in [0, 1]"
             )
         if not 0 < train_share <= 1:
             raise ValueError(f"train_share: found {train_share}, expected above 0, at most 1")
-        if on_bad_sample not in ("error", "skip"):
-            raise ValueError(f"on_bad_sample: {on_bad_sample!r}, expected 'error' or 'skip'")
-        self.source, self.feature_names = source, tuple(feature_names)
+        self.feature_names = tuple(feature_names)
         self.train_transforms, self.eval_transforms = dict(train_transforms), dict(eval_transforms)
         self.test_transforms, self.test_fragments = dict(test_transforms or {}), test_fragments
         self.batch_size, self.eval_batch_size, self.mix_probability = batch_size, eval_batch_size, mix_probability
         self.train_share = train_share
-        self.seed, self.max_steps, self.num_workers = seed, max_steps, num_workers
-        self.on_bad_sample: OnBadSample = on_bad_sample
-        self._splits: dict[Split, FrameFiles[PointSample]] = {}
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """In the order of the labels."""
-        return self.source.class_names
-
-    def prepare_data(self) -> None:
-        """Make what is missing: a generated set, prepared files."""
-        self.source.ensure()
-
-    def generate_data(self, overwrite: bool = False) -> None:
-        """Make the synthetic set.
-
-        Raises:
-            FileExistsError: it exists and may not be replaced.
-            ValueError: the source has no generator.
-        """
-        self.source.generate_files(overwrite)
 
     def check_data(self) -> DataReport:
         """Read every cloud of every split, going on past bad ones.
@@ -217,26 +168,6 @@ class PointCloudData(StepData):
             return {}
         counts = torch.bincount(sample.segment[sample.segment >= 0], minlength=len(self.class_names)).tolist()
         return {name: count for name, count in zip(self.class_names, counts, strict=True) if count}
-
-    def setup(self, stage: str | None = None) -> None:
-        """Nothing: splits are opened when they are first used."""
-
-    def samples(self, split: Split) -> FrameFiles[PointSample]:
-        """The clouds to train, watch or measure on, as they are on disk."""
-        if split not in self._splits:
-            name = self.source.splits[split]
-            for other, opened in self._splits.items():
-                if self.source.splits[other] == name:
-                    return opened
-            samples = self.source.open_split(name, self.on_bad_sample)
-            logger.info("%s: %s has %d clouds", self.source.root, name, len(samples))
-            self._splits[split] = samples
-        return self._splits[split]
-
-    @property
-    def num_skipped(self) -> int:
-        """How many clouds this process left out so far."""
-        return sum(len(samples.bad_samples) for samples in self._splits.values())
 
     def train_dataloader(self) -> StepLoader:
         """`PointBatch`es of the steps that are left."""

@@ -13,8 +13,9 @@ from zoo.data.formats.frame_files import FrameFiles
 from zoo.data.formats.semantic_kitti import CLASSES, SemanticKitti, to_raw_ids, to_train_ids, write_point_labels
 from zoo.data.generated_folder import DESCRIPTION, check_generated
 from zoo.data.lidar_writer import SemanticKittiSettings, write_semantic_kitti
-from zoo.data.point_clouds import OnBadSample, PointSource, Split
+from zoo.data.point_clouds import PointSource
 from zoo.data.point_samples import IGNORE, PointSample, check_sample
+from zoo.data.split_data import OnBadSample, Split
 from zoo.files import atomic_path
 
 __all__ = ["SemanticKittiPoints", "SubmissionWriter", "Sweeps"]

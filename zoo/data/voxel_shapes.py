@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from zoo.data.bad_samples import SampleError
 from zoo.data.formats.frame_files import FrameFiles
-from zoo.data.point_clouds import OnBadSample, PointSource, Split
+from zoo.data.point_clouds import PointSource
 from zoo.data.point_samples import PointSample, check_sample
+from zoo.data.split_data import OnBadSample, Split
 
 __all__ = ["PackedVoxels", "VoxelShapes"]
 

@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.data.bad_samples import SampleError
-from zoo.data.detection_frames import DetectionFrame, DetectionFrames, DetectionSource, OnBadSample, check_frame
+from zoo.data.detection_frames import DetectionFrame, DetectionFrames, DetectionSource, check_frame
 from zoo.data.formats.kitti import read_split
 from zoo.data.formats.restricted_pickle import read_plain_pickle
 from zoo.data.progress import track
+from zoo.data.split_data import OnBadSample
 
 __all__ = ["WaymoFrames", "WaymoSource"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import trimesh
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from zoo.data.surface_cloud import sample_faces
@@ -37,7 +37,7 @@ def distance_to_mesh(points: Tensor, mesh: trimesh.Trimesh, *, samples: int = 30
     points = points.double()
     drawn, faces = sample_faces(mesh, samples, seed=0)
     array = points.numpy()
-    rows = cKDTree(drawn).query(array, np.arange(1, min(_CANDIDATES, samples) + 1), workers=-1)[1]
+    rows = KDTree(drawn).query(array, min(_CANDIDATES, samples), workers=-1)[1].reshape(len(array), -1)
     candidates = faces[rows]  # (N, K)
     place = np.zeros((len(points), 3))
     best = np.full(len(points), np.inf)

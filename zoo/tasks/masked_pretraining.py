@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zoo.data.image_samples import ImageBatch, denormalize
 from zoo.data.posed_images import step_generator
+from zoo.data.split_data import EVALUATION_STREAM
 from zoo.models.spark import Reconstruction, SparK, sample_mask
 from zoo.models.spark.synchronized import synchronize_norms
 from zoo.rendering.report import Picture, ReportSection
@@ -21,7 +22,6 @@ __all__ = ["GroupedOptimizer", "MaskedPretrainingTask", "Scheduler"]
 GroupedOptimizer = Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer]
 Scheduler = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 _MASK_STREAM = 1 << 29  # added to the seed: masks share no random numbers with augmentation
-_EVALUATION_STREAM = 1 << 31
 
 
 class MaskedPretrainingTask(LightningModule):
@@ -116,7 +116,7 @@ class MaskedPretrainingTask(LightningModule):
         self._pictures += [Picture(rows[i], batch.names[i]) for i in range(wanted)]
 
     def _evaluated(self, batch: ImageBatch, batch_idx: int) -> Reconstruction:
-        return self.reconstruct(batch, step_generator(self.seed + _EVALUATION_STREAM, batch_idx))
+        return self.reconstruct(batch, step_generator(self.seed + EVALUATION_STREAM, batch_idx))
 
     def predict_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         """Reconstructed pictures ``(B, 3, H, W)`` in [0, 1]."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zoo.data.point_samples import PointBatch
 from zoo.data.posed_images import step_generator
+from zoo.data.split_data import EVALUATION_STREAM
 from zoo.models.spark.voxels import SparK3D, VoxelReconstruction, sample_patch_mask
 from zoo.rendering.point_pictures import draw_cloud
 from zoo.rendering.report import Picture, ReportSection
@@ -20,7 +21,6 @@ from zoo.tasks.masked_pretraining import GroupedOptimizer, Scheduler
 __all__ = ["VoxelPretrainingTask"]
 
 _MASK_STREAM = 1 << 29  # added to the seed: masks share no random numbers with augmentation
-_EVALUATION_STREAM = 1 << 31
 
 
 class VoxelPretrainingTask(LightningModule):
@@ -102,7 +102,7 @@ class VoxelPretrainingTask(LightningModule):
             self._pictures.append(Picture(row, batch.names[number]))
 
     def _evaluated(self, batch: PointBatch, batch_idx: int) -> VoxelReconstruction:
-        return self.reconstruct(batch, step_generator(self.seed + _EVALUATION_STREAM, batch_idx))
+        return self.reconstruct(batch, step_generator(self.seed + EVALUATION_STREAM, batch_idx))
 
     def configure_optimizers(self) -> Any:
         """Two groups: decayed, and not."""
