@@ -136,7 +136,7 @@ MODELS: dict[str, tuple[str, ...]] = {  # what makes full-size networks small en
     "zoo.models.spark.ImageClassifier": ("model.num_classes=10",),
     "zoo.models.spark.backbones.resnet": ("model.backbone.depths=[1,1,1,1]", "model.backbone.channels=[8,16,32,64]"),
     "zoo.models.spark.ConvNeXt": ("model.backbone.depths=[1,1,1,1]", "model.backbone.dims=[8,16,32,64]"),
-    "zoo.models.spark.SmallResNet": ("model.backbone.depths=[1,1,1]", "model.backbone.width=8"),
+    "zoo.models.spark.SmallResNet": ("model.backbone.depths=[1,1,1]", "model.backbone.width=16"),
 }
 
 

@@ -50,9 +50,9 @@ def test_sizes_of_the_classifiers(name: str, parameters: int) -> None:
 
 BACKBONES: dict[str, Any] = {
     "resnet": lambda: resnet(depths=(1, 1, 1, 1), channels=(4, 8, 16, 32)),
-    "basic": lambda: resnet(depths=(1, 1, 1, 1), channels=(4, 8, 16, 32), block="basic"),
+    "basic": lambda: resnet(depths=(1, 1, 1, 1), channels=(16, 16, 32, 32), block="basic"),
     "convnext": lambda: ConvNeXt(depths=(1, 1, 1, 1), dims=(8, 16, 32, 64)),
-    "small": lambda: SmallResNet(depths=(1, 1, 1), width=8),
+    "small": lambda: SmallResNet(depths=(1, 1, 1), width=16),
 }
 
 
@@ -87,12 +87,12 @@ def test_a_pretrained_backbone_is_handed_on(family: str, tmp_path: Path) -> None
 
 
 def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
-    model = ImageClassifier(backbone=SmallResNet(depths=(1, 1, 1), width=8), num_classes=3)
+    model = ImageClassifier(backbone=SmallResNet(depths=(1, 1, 1), width=16), num_classes=3)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     torch.save({"module": pretrained("convnext").state_dict(), "epoch": 3}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other\.pth: does not fit ImageClassifier: .* missing, such as bn1"):
         load_weights(model, tmp_path / "other.pth")
-    wide = SparK(backbone=SmallResNet(depths=(1, 1, 1), width=16), decoder_width=32)
+    wide = SparK(backbone=SmallResNet(depths=(1, 1, 1), width=24), decoder_width=32)
     with pytest.raises(ValueError, match="of another shape"):
         model.adopt_weights(wide.state_dict())
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
@@ -202,7 +202,7 @@ def test_rates_fall_from_the_classifier_to_the_stem() -> None:
 
 
 def test_a_probe_changes_nothing_of_its_backbone() -> None:
-    model = ImageClassifier(backbone=SmallResNet(depths=(1, 1), width=4), num_classes=3, frozen=True).train()
+    model = ImageClassifier(backbone=SmallResNet(depths=(1, 1), width=16), num_classes=3, frozen=True).train()
     before = {key: value.clone() for key, value in model.backbone.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
     head = model.head.weight.detach().clone()
@@ -239,7 +239,7 @@ def test_synchronised_norms_stay_masked(backend: Any, expected: type[nn.Module])
     assert kinds - {MaskedSyncBatchNorm} == {nn.SyncBatchNorm, expected} - {MaskedSyncBatchNorm}
     norm = next(module for module in spark.encoder.modules() if isinstance(module, expected))
     assert norm.visible is spark.encoder.visible
-    probe = ImageClassifier(backbone=SmallResNet(depths=(1,), width=4), num_classes=2, frozen=True)
+    probe = ImageClassifier(backbone=SmallResNet(depths=(1,), width=16), num_classes=2, frozen=True)
     with pytest.raises(ValueError, match="norm: BatchNorm1d has no synchronised form"):
         synchronize_norms(probe)
 
@@ -253,3 +253,10 @@ def test_neighbors_vote_by_similarity() -> None:
     assert classify_by_neighbors(known, labels, asked[:0], 2).shape == (0,)
     with pytest.raises(ValueError, match="N of at least 1"):
         classify_by_neighbors(known[:0], labels[:0], asked, 2)
+
+
+def test_channels_that_onednn_cannot_differentiate_are_refused() -> None:
+    with pytest.raises(ValueError, match="width: found shortcuts of 8 channels, expected at least 16"):
+        SmallResNet(width=8)
+    with pytest.raises(ValueError, match="channels: found shortcuts of 8 channels"):
+        resnet(channels=(8, 16, 32, 64), block="basic")

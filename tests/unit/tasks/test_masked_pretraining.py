@@ -21,7 +21,7 @@ from zoo.tasks.masked_pretraining import MaskedPretrainingTask
 
 def make_task() -> MaskedPretrainingTask:
     torch.manual_seed(0)
-    spark = SparK(backbone=SmallResNet(depths=(1, 1, 1), width=8), decoder_width=32)
+    spark = SparK(backbone=SmallResNet(depths=(1, 1, 1), width=16), decoder_width=32)
     return MaskedPretrainingTask(model=spark, optimizer=lambda groups: LAMB(groups, lr=0.01, betas=(0.9, 0.95)))
 
 
@@ -33,7 +33,7 @@ def test_masks_are_functions_of_seed_and_step() -> None:
     assert not torch.equal(task.reconstruct(batch, step_generator(5, 1)).mask, first)
     assert first.flatten(1).sum(1).tolist() == [6] * 4  # round(16 x 0.4)
     assert task.predict_step(batch, 0).shape == batch.image.shape
-    assert task.features(batch.image).shape == (4, 32)
+    assert task.features(batch.image).shape == (4, 64)
 
 
 def test_groups_without_decay() -> None:

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from zoo.models.spark.convnext import ConvNeXt
 
+# oneDNN (issue 6035) writes outside its scratchpad in the gradient of a strided 1x1 convolution of fewer channels.
+_LEAST_CHANNELS = 16
+
 __all__ = ["SmallResNet", "feature_channels", "final_map", "resnet", "stage_depths"]
 
 
@@ -33,7 +36,7 @@ def resnet(
 
     Raises:
         ImportError: timm is not installed.
-        ValueError: no such block.
+        ValueError: no such block, or shortcuts of fewer than 16 channels, whose gradients oneDNN computes wrongly.
     """
     try:
         from timm.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -42,6 +45,7 @@ def resnet(
     kinds = {"bottleneck": Bottleneck, "basic": BasicBlock}
     if block not in kinds:
         raise ValueError(f"block: found {block!r}, expected one of {', '.join(kinds)}")
+    _check_channels("channels", min(channels) * (4 if block == "bottleneck" else 1))
     return ResNet(
         kinds[block],  # pyright: ignore[reportArgumentType]
         tuple(depths),  # pyright: ignore[reportArgumentType]
@@ -50,6 +54,14 @@ def resnet(
         global_pool="",
         drop_path_rate=drop_path,
     )
+
+
+def _check_channels(name: str, least: int) -> None:
+    if least < _LEAST_CHANNELS:
+        raise ValueError(
+            f"{name}: found shortcuts of {least} channels, expected at least {_LEAST_CHANNELS}: the gradient of "
+            "narrower strided 1x1 convolutions corrupts memory on x86 CPUs (oneDNN issue 6035)"
+        )
 
 
 class _BasicBlock(nn.Module):
@@ -79,13 +91,14 @@ class SmallResNet(nn.Module):
 
     Args:
         depths: blocks of each stage.
-        width: channels of the first stage; they double with each stage.
+        width: channels of the first stage, at least 16; they double with each stage.
     """
 
     def __init__(self, *, depths: Sequence[int] = (2, 2, 2), width: int = 48) -> None:
         super().__init__()
-        if not depths or min(*depths, width) < 1:
-            raise ValueError(f"depths, width: found {list(depths)}, {width}; expected positive numbers")
+        if not depths or min(depths) < 1:
+            raise ValueError(f"depths: found {list(depths)}, expected positive numbers")
+        _check_channels("width", width)
         self.channels = [width << stage for stage in range(len(depths))]
         self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
