@@ -6,20 +6,19 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from torch import Tensor
 
 from zoo.data.cameras import Cameras
-from zoo.data.posed_images import PosedImages, RayBatch, RayScheme, sample_rays, step_generator
+from zoo.data.posed_images import RayBatch, RayScheme, sample_rays, step_generator
 from zoo.losses.photometric import PhotometricKind, photometric_loss
-from zoo.metrics.image import psnr
+from zoo.metrics.spare_scores import SpareScores
 from zoo.models.hollownerf import HollowNeRF
 from zoo.rendering.backgrounds import BackgroundKind, background_colors, composite
 from zoo.rendering.field_renderer import FieldRenderer, RenderedImage, RenderedRays
-from zoo.rendering.report import ReportSection
 from zoo.tasks.ray_budget import RayBudget
 from zoo.tasks.view_gallery import ViewGallery
 from zoo.tasks.view_scores import ViewScores
+from zoo.tasks.view_task import ViewTask
 
 __all__ = ["RadianceFieldTask"]
 
@@ -28,7 +27,7 @@ Scheduler = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRSchedul
 _OCCUPANCY_STREAM, _RAY_STREAM = 1 << 32, 2 << 32  # added to the seed; the pixels are drawn with the seed itself
 
 
-class RadianceFieldTask(LightningModule):
+class RadianceFieldTask(ViewTask):
     """One optimizer step renders a batch of rays and compares it with the photographs.
 
     Every random number of step ``k`` is a function of ``(seed, k)``, and all that adapts (rays per step, occupancy,
@@ -53,7 +52,8 @@ class RadianceFieldTask(LightningModule):
             ``(1 - beta2) / 2`` a step: 0.005 for 0.99, whatever the learning rate.
         exclude_unseen: Whether cells that no training view sees are left out from the start (see ``FieldRenderer``).
         log_every: Steps between two rows of training metrics.
-        scores: How test pictures are measured; None: PSNR and SSIM.
+        scores: See `ViewTask`.
+        object_scores: See `ViewTask`.
         gallery: Pictures for the report.
     """
 
@@ -79,23 +79,18 @@ class RadianceFieldTask(LightningModule):
         exclude_unseen: bool = False,
         log_every: int = 50,
         scores: ViewScores | None = None,
+        object_scores: SpareScores | None = None,
         gallery: ViewGallery | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(test_background=test_background, scores=scores, object_scores=object_scores, gallery=gallery)
         self.model, self.renderer, self.budget = model, renderer, budget
         self.optimizer, self.scheduler = optimizer, scheduler
         self.seed, self.loss_delta, self.stratified = seed, loss_delta, stratified
         self.loss_kind: PhotometricKind = loss
         self.background: BackgroundKind = background
-        self.test_background: BackgroundKind = test_background
         self.ray_scheme: RayScheme = ray_scheme
         self.saliency_lr_scale, self.exclude_unseen, self.log_every = saliency_lr_scale, exclude_unseen, log_every
         self.saliency_betas = None if saliency_betas is None else tuple(saliency_betas)
-        self.scores, self.gallery = scores or ViewScores(), gallery or ViewGallery()
-
-    def images(self, split: str) -> PosedImages:
-        """The photographs of a split, from the trainer's data module."""
-        return getattr(self.trainer.datamodule, split)  # pyright: ignore[reportAttributeAccessIssue]
 
     def on_train_start(self) -> None:
         """Look once at what the cameras see; a resumed run has it in its occupancy grid."""
@@ -155,28 +150,6 @@ class RadianceFieldTask(LightningModule):
         background = background_colors(self.test_background, 1)[0].to(self.device)
         return self.renderer.render_image(self.model, camera, background=background)
 
-    def render_view(self, images: PosedImages, index: int) -> tuple[RenderedImage, Tensor]:
-        """One picture as the field sees it and as it was taken, composited over the test background ``(H, W, 3)``."""
-        background = background_colors(self.test_background, 1)[0].to(self.device)
-        return self.render_camera(images.cameras[[index]]), composite(images.rgba(index), background)
-
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """PSNR of one val picture."""
-        rendered, truth = self.render_view(self.images("val"), int(batch))
-        self.log("val/psnr", psnr(rendered.rgb, truth), batch_size=1)
-
-    def test_step(self, batch: Tensor, batch_idx: int) -> None:
-        """The scores of one test picture."""
-        images, index = self.images("test"), int(batch)
-        rendered, truth = self.render_view(images, index)
-        values = {f"test/{name}": value for name, value in self.scores(rendered.rgb, truth).items()}
-        self.log_dict(values, batch_size=1)
-        self.gallery.add(images.names[index], rendered, truth, {name: float(value) for name, value in values.items()})
-
-    def predict_step(self, batch: Tensor, batch_idx: int) -> RenderedImage:
-        """One test picture."""
-        return self.render_view(self.images("test"), int(batch))[0]
-
     def configure_optimizers(self) -> Any:
         """One group for the saliency grid, one for all else."""
         saliency = [] if self.model.saliency is None else list(self.model.saliency.parameters())
@@ -191,7 +164,3 @@ class RadianceFieldTask(LightningModule):
         if self.scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
-
-    def report_sections(self) -> Sequence[ReportSection]:
-        """The gallery of test pictures and what callbacks added to it."""
-        return self.gallery.sections()

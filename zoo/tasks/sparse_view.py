@@ -55,7 +55,7 @@ class SparseViewTask(RadianceFieldTask):
         object_scores: SpareScores | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(object_scores=object_scores or SpareScores(), **options)
         if unseen_patches < 1 or patch < 2 or carve_margin < 0:
             raise ValueError(
                 f"unseen_patches, patch, carve_margin: found {unseen_patches}, {patch}, {carve_margin}, expected at "
@@ -64,7 +64,6 @@ class SparseViewTask(RadianceFieldTask):
         self.terms = {name: term for name, term in terms.items() if term is not None}
         self.carve, self.carve_margin = carve, carve_margin
         self.unseen_patches, self.patch, self.pose_jitter = unseen_patches, patch, pose_jitter
-        self.object_scores = object_scores or SpareScores()
         self._inverse_depths: Tensor | None = None
 
     def on_train_start(self) -> None:
@@ -106,18 +105,6 @@ class SparseViewTask(RadianceFieldTask):
         if (step + 1) % self.log_every == 0:
             self.log_dict({f"train/{name}": loss.detach() for name, loss in losses.items()})
         return torch.stack(list(losses.values())).sum()
-
-    def test_step(self, batch: Tensor, batch_idx: int) -> None:
-        """The scores of one test view: of the whole picture, and of the object where its mask is known."""
-        images, index = self.images("test"), int(batch)
-        rendered, truth = self.render_view(images, index)
-        masks_of = getattr(self.trainer.datamodule, "masks_of", None)  # pyright: ignore[reportAttributeAccessIssue]
-        masks = None if masks_of is None else masks_of("test")
-        mask = None if masks is None else masks[index].to(truth.device)
-        scores = self.object_scores(rendered.rgb, truth, mask)
-        values = {f"test/{name}": value for name, value in scores.items()}
-        self.log_dict(values, batch_size=1)
-        self.gallery.add(images.names[index], rendered, truth, values)
 
     def _render_unseen(self, step: int) -> RenderedRays:
         """Patches of neighbouring pixels in views that nobody took."""

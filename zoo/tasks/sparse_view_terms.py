@@ -14,6 +14,7 @@ from torch import Tensor
 from zoo.losses.depth_regularizers import depth_continuity_loss, depth_ranking_loss, patch_smoothness_loss
 from zoo.losses.ray_regularizers import distortion_loss, occlusion_loss, ray_entropy_loss
 from zoo.rendering.field_renderer import RenderedRays
+from zoo.tasks.weighted_term import WeightedTerm
 
 __all__ = [
     "DepthRanking",
@@ -40,35 +41,10 @@ class StepRays(NamedTuple):
     ranked: RenderedRays | None = None  # 4 K rays: nearer, farther, and a neighbour of each
 
 
-class SparseViewTerm:
-    """A weighted loss.
-
-    Args:
-        weight: Its weight.
-        start: First step with it.
-        end: First step without it; None: it stays.
-    """
+class SparseViewTerm(WeightedTerm[StepRays]):
+    """A `WeightedTerm` of the rays that it names."""
 
     needs: ClassVar[Needs] = "training"
-
-    def __init__(self, *, weight: float, start: int = 0, end: int | None = None) -> None:
-        if weight < 0 or start < 0 or (end is not None and end <= start):
-            raise ValueError(
-                f"weight, start, end: found {weight}, {start}, {end}, expected weight >= 0, 0 <= start < end"
-            )
-        self.weight, self.start, self.end = weight, start, end
-
-    def is_active(self, step: int) -> bool:
-        """Whether the term counts at a step."""
-        return self.weight > 0 and self.start <= step and (self.end is None or step < self.end)
-
-    def __call__(self, rays: StepRays) -> Tensor:
-        """The weighted loss, a scalar."""
-        return self.weight * self.loss(rays)
-
-    def loss(self, rays: StepRays) -> Tensor:
-        """The loss without its weight."""
-        raise NotImplementedError
 
 
 class Distortion(SparseViewTerm):
@@ -85,9 +61,9 @@ class Distortion(SparseViewTerm):
         super().__init__(weight=weight, start=start, end=end)
         self.unit = unit
 
-    def loss(self, rays: StepRays) -> Tensor:
+    def loss(self, rendered: StepRays) -> Tensor:
         """Mean over training rays."""
-        samples = rays.training.samples
+        samples = rendered.training.samples
         assert samples is not None
         starts, ends = samples.t_starts / self.unit, samples.t_ends / self.unit
         return distortion_loss(samples.weights, starts, ends, samples.packed_info).mean()
@@ -110,9 +86,9 @@ class Occlusion(SparseViewTerm):
         super().__init__(weight=weight, start=start, end=end)
         self.distance = distance
 
-    def loss(self, rays: StepRays) -> Tensor:
+    def loss(self, rendered: StepRays) -> Tensor:
         """Mean over the samples of training rays."""
-        samples = rays.training.samples
+        samples = rendered.training.samples
         assert samples is not None
         return occlusion_loss(samples.density, samples.t_starts < self.distance)
 
@@ -120,10 +96,10 @@ class Occlusion(SparseViewTerm):
 class Silhouette(SparseViewTerm):
     """Opacity equals the alpha of the photographs: mean binary cross-entropy over training rays."""
 
-    def loss(self, rays: StepRays) -> Tensor:
+    def loss(self, rendered: StepRays) -> Tensor:
         """Mean over training rays."""
-        opacity = rays.training.opacity.clamp(1e-4, 1 - 1e-4)
-        return torch.nn.functional.binary_cross_entropy(opacity, rays.alpha)
+        opacity = rendered.training.opacity.clamp(1e-4, 1 - 1e-4)
+        return torch.nn.functional.binary_cross_entropy(opacity, rendered.alpha)
 
 
 class Entropy(SparseViewTerm):
@@ -142,12 +118,12 @@ class Entropy(SparseViewTerm):
         super().__init__(weight=weight, start=start, end=end)
         self.threshold = threshold
 
-    def loss(self, rays: StepRays) -> Tensor:
+    def loss(self, rendered: StepRays) -> Tensor:
         """Mean over the rays of the unseen views."""
-        assert rays.unseen is not None
-        samples = rays.unseen.samples
+        assert rendered.unseen is not None
+        samples = rendered.unseen.samples
         assert samples is not None
-        return ray_entropy_loss(samples.alphas, rays.unseen.opacity, samples.packed_info, self.threshold)
+        return ray_entropy_loss(samples.alphas, rendered.unseen.opacity, samples.packed_info, self.threshold)
 
 
 class DepthSmoothness(SparseViewTerm):
@@ -183,15 +159,15 @@ class DepthSmoothness(SparseViewTerm):
         left = max(0.0, 1 - step / self.anneal_steps) if self.anneal_steps else 0.0
         return self.weight + left * (self.initial_weight - self.weight)
 
-    def __call__(self, rays: StepRays) -> Tensor:
+    def __call__(self, rendered: StepRays) -> Tensor:
         """The loss with the weight of its step."""
-        return self.weight_at(rays.step) * self.loss(rays)
+        return self.weight_at(rendered.step) * self.loss(rendered)
 
-    def loss(self, rays: StepRays) -> Tensor:
+    def loss(self, rendered: StepRays) -> Tensor:
         """Mean over patches and their pixels."""
-        assert rays.unseen is not None
-        depth = rays.unseen.depth.reshape(-1, rays.patch, rays.patch)
-        opacity = rays.unseen.opacity.reshape(depth.shape) if self.by_opacity else None
+        assert rendered.unseen is not None
+        depth = rendered.unseen.depth.reshape(-1, rendered.patch, rendered.patch)
+        opacity = rendered.unseen.opacity.reshape(depth.shape) if self.by_opacity else None
         return patch_smoothness_loss(depth, opacity)
 
 
@@ -228,10 +204,10 @@ class DepthRanking(SparseViewTerm):
             raise ValueError(f"pairs, reach, share: found {pairs}, {reach}, {share}, expected >= 1, >= 1 and (0, 1]")
         self.continuity, self.margin, self.pairs, self.reach, self.share = continuity, margin, pairs, reach, share
 
-    def loss(self, rays: StepRays) -> Tensor:
+    def loss(self, rendered: StepRays) -> Tensor:
         """Ranking and continuity of the step's pairs."""
-        assert rays.ranked is not None
-        d0, d1, d2, d3 = rays.ranked.depth.chunk(4)
+        assert rendered.ranked is not None
+        d0, d1, d2, d3 = rendered.ranked.depth.chunk(4)
         together = depth_continuity_loss(d0, d2, self.margin) + depth_continuity_loss(d1, d3, self.margin)
         return depth_ranking_loss(d0, d1, self.margin) + self.continuity * together
 

@@ -31,7 +31,7 @@ from zoo.data.spare_data import SpareData
 from zoo.data.spare_submission import write_submission
 from zoo.files import atomic_path, write_json
 from zoo.metrics.spare_scores import SpareScores, mean_scores
-from zoo.tasks.radiance_field import RadianceFieldTask
+from zoo.tasks.view_task import ViewTask
 from zoo.training.configuration import build, compose, load_run
 from zoo.training.run_folder import RunFolder
 from zoo.training.session import run_session
@@ -128,8 +128,10 @@ class SpareBenchmark:
             return
         _, parts = load_run(RunFolder(self.folder / "runs" / scene.name).last)
         task, data = parts.task, parts.data
-        if not isinstance(task, RadianceFieldTask) or not isinstance(data, SpareData):
-            raise ValueError(f"experiment: {self.experiment} trains a {type(task).__name__}, expected a field")
+        if not isinstance(task, ViewTask) or not isinstance(data, SpareData):
+            raise ValueError(
+                f"experiment: {self.experiment} trains a {type(task).__name__}, expected a task that renders cameras"
+            )
         data.setup()
         cameras = data.test_cameras(self.size)
         start = time.perf_counter()
@@ -139,7 +141,7 @@ class SpareBenchmark:
         log.info("%s: %.1f s for each view of %d x %d", scene.name, seconds, *self.size)
         write_json(scores, {"seconds_per_view": seconds, "views": self._score(task, data, scene)})
 
-    def _score(self, task: RadianceFieldTask, data: SpareData, scene: SpareScene) -> dict[str, dict[str, float]]:
+    def _score(self, task: ViewTask, data: SpareData, scene: SpareScene) -> dict[str, dict[str, float]]:
         """Figures of each test view, rendered at the size of the known picture; empty where it is not known."""
         if not data.knows_truth:
             return {}

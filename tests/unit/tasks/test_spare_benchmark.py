@@ -26,8 +26,9 @@ def benchmark(tmp_path: Path, **options) -> SpareBenchmark:
     )
 
 
-def test_a_submission_from_a_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = benchmark(tmp_path)
+@pytest.mark.parametrize("experiment", ["spare_field_plain", "spare_gaussians"])
+def test_a_submission_from_a_split(experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = benchmark(tmp_path, experiment=experiment)
     folder = first.run()
     root = next(tmp_path.glob("synthetic_spare_*"))
     scenes = SpareFolder(root).split(1)
@@ -43,6 +44,6 @@ def test_a_submission_from_a_split(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     first.run()
     assert (folder / "submission.zip").read_bytes() == whole
     with pytest.raises(ValueError, match="holds results of"):
-        benchmark(tmp_path, track=2).run()
+        benchmark(tmp_path, experiment=experiment, track=2).run()
     with pytest.raises(ValueError, match=r"scenes: found \['Teapot'\]"):
-        benchmark(tmp_path, scenes=("Teapot",)).run()
+        benchmark(tmp_path, experiment=experiment, scenes=("Teapot",)).run()

@@ -325,6 +325,19 @@ class GaussianScene(nn.Module):
         self._reset_statistics()
 
     @torch.no_grad()
+    def drop(self, dropped: Tensor, optimizers: Sequence[torch.optim.Optimizer]) -> int:
+        """Take Gaussians away, a mask ``(N,)``, and return their number; the statistics of the others stay."""
+        count = int(dropped.sum())
+        if count:
+            kept = torch.nonzero(~dropped).squeeze(1)
+            statistics = {name: getattr(self, name)[kept] for name in _STATISTICS}
+            change = RowChange(self.values().select(kept), kept, torch.zeros_like(kept, dtype=torch.bool))
+            replace_rows(self.rows, change, list(optimizers))
+            for name, value in statistics.items():
+                setattr(self, name, value)
+        return count
+
+    @torch.no_grad()
     def fade(self, factor: float) -> None:
         """Multiply all opacities: what no picture supports disappears (opacity decay)."""
         opacity = self.rows["opacities"].sigmoid() * factor
