@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,9 +106,19 @@ def _do_jobs(jobs: list[_FrameJob], workers: int | None) -> None:
         for job in track(jobs, what, len(jobs)):
             _make_kitti_frame(job)
         return
-    with multiprocessing.get_context("fork").Pool(used) as pool:
-        for _ in track(pool.imap_unordered(_make_kitti_frame, jobs), what, len(jobs)):
-            pass
+    # An executor tells its workers to leave; `Pool` ends them with SIGTERM, which training holds back.
+    with ProcessPoolExecutor(used, multiprocessing.get_context("fork"), _leave_signals_to_the_parent) as pool:
+        try:
+            for _ in track(pool.map(_make_kitti_frame, jobs), what, len(jobs)):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _leave_signals_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def camera_calibration(camera: Camera) -> Calibration:

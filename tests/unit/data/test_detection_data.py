@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -271,3 +272,15 @@ def test_generating_with_workers_changes_nothing(tmp_path: Path) -> None:
     assert len(files) > 20
     for file in files:
         assert (tmp_path / "kitti" / file).read_bytes() == (small_kitti() / file).read_bytes(), file
+
+
+@pytest.mark.timeout(120)
+def test_frames_are_made_while_signals_are_held_back(tmp_path: Path) -> None:
+    def hold_back(number: int, frame: object) -> None: ...
+
+    former = signal.signal(signal.SIGTERM, hold_back)  # as training does
+    try:
+        write_kitti(tmp_path / "kitti", SETTINGS, workers=2)
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert len(list((tmp_path / "kitti").rglob("*.bin"))) == SETTINGS.num_train + SETTINGS.num_val + SETTINGS.num_test
