@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.kernels.emulation import emulated_ops
+from tests.point_grid_arguments import point_grid_arguments
 from zoo.ops import PointTree, dispatch, pack_info
 from zoo.ops.neighbors import _checked_queries
 
@@ -72,3 +73,11 @@ def test_segment_softmax(count, dtype):
         emulated_ops().segment_softmax_backward(grad, softmax, runs),
         dispatch.REFERENCES["segment_softmax_backward"](grad, softmax, runs),
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("axes", "resolution"), [(2, 1), (2, 6), (3, 4)])
+def test_points_and_grids(axes, resolution, dtype):
+    for name, arguments in point_grid_arguments(axes, resolution, dtype).items():
+        found = getattr(emulated_ops(), name)(*arguments)
+        torch.testing.assert_close(found, dispatch.REFERENCES[name](*arguments), rtol=1e-4, atol=1e-5)

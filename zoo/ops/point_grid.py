@@ -29,6 +29,13 @@ class PointCells(NamedTuple):
     axes: int  # D
 
 
+_cell_index = define_op(
+    "cell_index(Tensor coords, SymInt scale, SymInt largest, SymInt resolution) -> Tensor",
+    reference=reference.cell_index,
+    fake=lambda coords, scale, largest, resolution: coords.new_empty(
+        coords.shape[0] * coords.shape[1], dtype=torch.int64
+    ),
+)
 _cell_order = define_op(
     "cell_order(Tensor index, SymInt num_cells) -> (Tensor, Tensor)",
     reference=reference.cell_order,
@@ -37,19 +44,19 @@ _cell_order = define_op(
 
 
 def _setup_attention(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-    _, values, order, packed_info = inputs
+    _, values, index, order, packed_info = inputs
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(output[1], values, order, packed_info)
+    ctx.save_for_backward(output[1], values, index, order, packed_info)
 
 
 def _backward_attention(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return (*_cell_attention_backward(grad, *ctx.saved_tensors), None, None)
+    return (*_cell_attention_backward(grad, *ctx.saved_tensors), None, None, None)
 
 
 _cell_attention = define_op(
-    "cell_attention(Tensor scores, Tensor values, Tensor order, Tensor packed_info) -> (Tensor, Tensor)",
+    "cell_attention(Tensor scores, Tensor values, Tensor index, Tensor order, Tensor packed_info) -> (Tensor, Tensor)",
     reference=reference.cell_attention,
-    fake=lambda scores, values, order, packed_info: (
+    fake=lambda scores, values, index, order, packed_info: (
         values.new_empty(packed_info.shape[0], values.shape[1]),
         scores.new_empty(scores.shape),
     ),
@@ -57,10 +64,10 @@ _cell_attention = define_op(
     autocast="float32",
 )
 _cell_attention_backward = define_op(
-    "cell_attention_backward(Tensor grad, Tensor weights, Tensor values, Tensor order, Tensor packed_info) "
-    "-> (Tensor, Tensor)",
+    "cell_attention_backward(Tensor grad, Tensor weights, Tensor values, Tensor index, Tensor order, "
+    "Tensor packed_info) -> (Tensor, Tensor)",
     reference=reference.cell_attention_backward,
-    fake=lambda grad, weights, values, order, packed_info: (
+    fake=lambda grad, weights, values, index, order, packed_info: (
         weights.new_empty(weights.shape),
         values.new_empty(values.shape),
     ),
@@ -72,13 +79,17 @@ def _setup_sample(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) 
     ctx.save_for_backward(inputs[0], inputs[1])
 
 
-def _backward_sample(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+def _backward_sample(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
     rows, coords = ctx.saved_tensors
     resolution = ctx.resolution
-    base = (coords * (resolution - 1)).clamp(0, resolution - 1).floor().clamp(max=max(resolution - 2, 0))
-    index = _flat_index(base.nan_to_num(0.0).long(), resolution)
-    order, packed_info = _cell_order(index, rows.shape[0] * rows.shape[1])
-    return (*_sample_rows_backward(grad, rows, coords, resolution, order, packed_info), None)
+    to_rows = to_coords = None
+    if ctx.needs_input_grad[0]:
+        index = _cell_index(coords, resolution - 1, max(resolution - 2, 0), resolution)
+        order, packed_info = _cell_order(index, rows.shape[0] * rows.shape[1])
+        to_rows = _sample_rows_backward(grad, coords, resolution, order, packed_info)
+    if ctx.needs_input_grad[1]:
+        to_coords = _sample_coords_backward(grad, rows, coords, resolution)
+    return to_rows, to_coords, None
 
 
 _sample_rows = define_op(
@@ -89,23 +100,17 @@ _sample_rows = define_op(
     autocast="float32",
 )
 _sample_rows_backward = define_op(
-    "sample_rows_backward(Tensor grad, Tensor rows, Tensor coords, SymInt resolution, Tensor order, "
-    "Tensor packed_info) -> (Tensor, Tensor)",
+    "sample_rows_backward(Tensor grad, Tensor coords, SymInt resolution, Tensor order, Tensor packed_info) -> Tensor",
     reference=reference.sample_rows_backward,
-    fake=lambda grad, rows, coords, resolution, order, packed_info: (
-        rows.new_empty(rows.shape),
-        coords.new_empty(coords.shape),
+    fake=lambda grad, coords, resolution, order, packed_info: grad.new_empty(
+        grad.shape[0], resolution ** coords.shape[2], grad.shape[2]
     ),
 )
-
-
-def _flat_index(cells: Tensor, resolution: int) -> Tensor:
-    """Cells ``(B, N, D)`` counted through the batch, ``(B N,)``."""
-    batch, _, axes = cells.shape
-    flat = cells[..., -1]
-    for axis in reversed(range(axes - 1)):
-        flat = flat * resolution + cells[..., axis]
-    return (flat + torch.arange(batch, device=cells.device)[:, None] * resolution**axes).flatten()
+_sample_coords_backward = define_op(
+    "sample_coords_backward(Tensor grad, Tensor rows, Tensor coords, SymInt resolution) -> Tensor",
+    reference=reference.sample_coords_backward,
+    fake=lambda grad, rows, coords, resolution: coords.new_empty(coords.shape),
+)
 
 
 def _check_coords(coords: Tensor, resolution: int) -> None:
@@ -135,14 +140,14 @@ def point_cells(coords: Tensor, resolution: int) -> PointCells:
     """
     _check_coords(coords, resolution)
     if coords.numel() and (checks.checks_values() or coords.device.type == "cpu"):
-        inside = (coords >= 0) & (coords < 1)
-        if not bool(inside.all()):
+        low, high = coords.detach().aminmax()
+        if not bool((low >= 0) & (high < 1)):
+            outside = int((~((coords >= 0) & (coords < 1))).sum())
             raise ValueError(
-                f"coords: found {int((~inside).sum())} values that are NaN or outside [0, 1), expected none; "
+                f"coords: found {outside} values that are NaN or outside [0, 1), expected none; "
                 "normalise and clamp the points first"
             )
-    cells = (coords.detach() * resolution).floor().long().clamp(max=resolution - 1)
-    index = _flat_index(cells, resolution)
+    index = _cell_index(coords.detach(), resolution, resolution - 1, resolution)
     axes = coords.shape[2]
     order, packed_info = _cell_order(index, coords.shape[0] * resolution**axes)
     return PointCells(index, order, packed_info, resolution, axes)
@@ -185,7 +190,7 @@ def cell_attention(scores: Tensor, values: Tensor, cells: PointCells) -> Tensor:
         )
     scores, values = widen(scores), widen(values)
     check_packed_info(cells.packed_info, "values", values)
-    return _cell_attention(scores, values.to(scores.dtype), cells.order, cells.packed_info)[0]
+    return _cell_attention(scores, values.to(scores.dtype), cells.index, cells.order, cells.packed_info)[0]
 
 
 def grid_to_rows(grid: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.point_grid_arguments import point_grid_arguments
+from tests.unit.ops.op_harness import assert_native_matches_reference, assert_same_for_all_threads, native_op
 from zoo.ops import cell_attention, grid_to_rows, point_cells, rows_to_grid, sample_point_grid
 
 
@@ -74,20 +76,51 @@ def test_bad_arguments_are_named() -> None:
         sample_point_grid(torch.zeros(1, 3, 4, 5), torch.zeros(1, 1, 2))
 
 
-def test_opcheck():
-    torch.manual_seed(0)
-    ops, utils = torch.ops.zoo, ("test_schema", "test_faketensor")
-    coords = 0.05 + 0.9 * torch.rand(2, 7, 2, dtype=torch.float64)
-    cells = point_cells(coords, 3)
-    torch.library.opcheck(ops.cell_order.default, (cells.index, 18), test_utils=utils)
-    scores = torch.randn(14, 2, dtype=torch.float64, requires_grad=True)
-    values = torch.randn(14, 4, dtype=torch.float64, requires_grad=True)
-    torch.library.opcheck(ops.cell_attention.default, (scores, values, cells.order, cells.packed_info))
-    grad, weights = torch.randn(18, 4, dtype=torch.float64), torch.rand(14, 2, dtype=torch.float64)
-    arguments = (grad, weights, values.detach(), cells.order, cells.packed_info)
-    torch.library.opcheck(ops.cell_attention_backward.default, arguments, test_utils=utils)
-    rows = torch.randn(2, 9, 4, dtype=torch.float64, requires_grad=True)
-    torch.library.opcheck(ops.sample_rows.default, (rows, coords.requires_grad_(), 3))
-    grad = torch.randn(2, 7, 4, dtype=torch.float64)
-    arguments = (grad, rows.detach(), coords.detach(), 3, cells.order, cells.packed_info)
-    torch.library.opcheck(ops.sample_rows_backward.default, arguments, test_utils=utils)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("axes", "resolution"), [(2, 1), (2, 2), (2, 7), (3, 5)])
+def test_native_against_reference(axes: int, resolution: int, dtype: torch.dtype) -> None:
+    for name, arguments in point_grid_arguments(axes, resolution, dtype).items():
+        assert_native_matches_reference(name, *arguments, rtol=1e-4, atol=1e-5 if dtype == torch.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_any_number_of_threads_gives_the_same_bits(axes: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    coords = 0.99 * torch.rand(2, 3000, axes, generator=generator)
+    inputs = [
+        torch.randn(shape, generator=generator).requires_grad_()
+        for shape in ((6000, 4), (6000, 32), (2, 32, *(12,) * axes))
+    ]
+    place = coords.clone().requires_grad_()
+
+    def run() -> tuple[torch.Tensor, ...]:
+        cells = point_cells(coords, 12)
+        made = rows_to_grid(cell_attention(inputs[0], inputs[1], cells), 2, 12, axes) * inputs[2]
+        sampled = sample_point_grid(made, place)
+        gradients = torch.autograd.grad(sampled.square().sum(), (*inputs, place))
+        return cells.index, sampled, *(value.contiguous() for value in gradients)
+
+    assert_same_for_all_threads(run)
+
+
+def test_a_broken_description_of_the_cells_is_refused() -> None:
+    arguments = point_grid_arguments(2, 7)
+    scores, values, index, order, packed_info = arguments["cell_attention"]
+    for broken in (order[:-1], order + 1):
+        with pytest.raises(RuntimeError, match="order"):
+            native_op("cell_attention")(scores, values, index, broken, packed_info)
+    with pytest.raises(RuntimeError, match="index"):
+        native_op("cell_attention")(scores, values, index + 2 * 49, order, packed_info)
+    with pytest.raises(RuntimeError, match="index"):
+        native_op("cell_order")(torch.tensor([0, 4]), 4)
+
+
+@pytest.mark.parametrize(("axes", "resolution"), [(2, 4), (3, 3)])
+def test_opcheck(axes: int, resolution: int) -> None:
+    differentiable = {"cell_attention": (0, 1), "sample_rows": (0, 1)}
+    for name, arguments in point_grid_arguments(axes, resolution).items():
+        needs_grad = differentiable.get(name, ())
+        inputs = [value.requires_grad_() if at in needs_grad else value for at, value in enumerate(arguments)]
+        more = ("test_autograd_registration", "test_aot_dispatch_dynamic") if needs_grad else ()
+        tests = ("test_schema", "test_faketensor", *more)
+        torch.library.opcheck(getattr(torch.ops.zoo, name).default, tuple(inputs), test_utils=tests)

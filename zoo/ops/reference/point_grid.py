@@ -6,9 +6,22 @@ import torch
 from torch import Tensor
 
 from zoo.ops.reference.autograd import vjp
-from zoo.ops.reference.packed import sample_rays
 from zoo.ops.reference.segment import segment_total
 from zoo.ops.reference.segment_softmax import segment_softmax, segment_softmax_backward
+
+
+def flat_index(cells: Tensor, resolution: int) -> Tensor:
+    """Cells ``(B, N, D)`` counted through the batch, ``(B N,)``."""
+    batch, _, axes = cells.shape
+    flat = cells[..., -1]
+    for axis in reversed(range(axes - 1)):
+        flat = flat * resolution + cells[..., axis]
+    return (flat + torch.arange(batch, device=cells.device)[:, None] * resolution**axes).flatten()
+
+
+def cell_index(coords: Tensor, scale: int, largest: int, resolution: int) -> Tensor:
+    """``floor(coords scale)`` held within [0, ``largest``] and counted through the batch, ``(B N,)``; NaN gives 0."""
+    return flat_index((coords * scale).floor().nan_to_num(0.0).clamp(0, largest).long(), resolution)
 
 
 def cell_order(index: Tensor, num_cells: int) -> tuple[Tensor, Tensor]:
@@ -23,7 +36,9 @@ def _groups(rows: Tensor, channels: int) -> Tensor:
     return rows.unflatten(1, (-1, channels))
 
 
-def cell_attention(scores: Tensor, values: Tensor, order: Tensor, packed_info: Tensor) -> tuple[Tensor, Tensor]:
+def cell_attention(
+    scores: Tensor, values: Tensor, index: Tensor, order: Tensor, packed_info: Tensor
+) -> tuple[Tensor, Tensor]:
     """Weighted sums ``(cells, C)`` and the weights ``(M, S)``."""
     weights = torch.empty_like(scores)
     weights[order] = segment_softmax(scores[order], packed_info)
@@ -32,12 +47,10 @@ def cell_attention(scores: Tensor, values: Tensor, order: Tensor, packed_info: T
 
 
 def cell_attention_backward(
-    grad: Tensor, weights: Tensor, values: Tensor, order: Tensor, packed_info: Tensor
+    grad: Tensor, weights: Tensor, values: Tensor, index: Tensor, order: Tensor, packed_info: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients to the scores ``(M, S)`` and the values ``(M, C)``."""
-    rows = sample_rays(packed_info, len(order))
-    spread = torch.empty_like(values)
-    spread[order] = grad[rows]
+    spread = grad[index]
     to_values = (_groups(spread, weights.shape[1]) * weights[:, None]).flatten(1)
     to_weights = (_groups(spread, weights.shape[1]) * _groups(values, weights.shape[1])).sum(1)
     to_scores = torch.empty_like(weights)
@@ -61,9 +74,12 @@ def sample_rows(rows: Tensor, coords: Tensor, resolution: int) -> Tensor:
     return out
 
 
-def sample_rows_backward(
-    grad: Tensor, rows: Tensor, coords: Tensor, resolution: int, order: Tensor, packed_info: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients to the rows ``(B, cells, C)`` and the coordinates ``(B, N, D)``."""
-    to_rows, to_coords = vjp(lambda r, c: sample_rows(r, c, resolution), (rows, coords), grad)
-    return to_rows, to_coords
+def sample_rows_backward(grad: Tensor, coords: Tensor, resolution: int, order: Tensor, packed_info: Tensor) -> Tensor:
+    """Gradient to the rows, ``(B, cells, C)``."""
+    rows = grad.new_zeros(grad.shape[0], resolution ** coords.shape[2], grad.shape[2])
+    return vjp(lambda r: sample_rows(r, coords, resolution), (rows,), grad)[0]
+
+
+def sample_coords_backward(grad: Tensor, rows: Tensor, coords: Tensor, resolution: int) -> Tensor:
+    """Gradient to the coordinates, ``(B, N, D)``."""
+    return vjp(lambda c: sample_rows(rows, c, resolution), (coords,), grad)[0]

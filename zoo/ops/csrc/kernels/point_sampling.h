@@ -1,0 +1,212 @@
+// Bilinear and trilinear interpolation of a grid of rows at points. In the gradient a node adds the points of its cells
+// in a fixed order, so that no result depends on the number of threads.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/point_cells.h"
+
+namespace zoo {
+inline namespace ZOO_TARGET {
+
+// Where a point lies among the nodes: the lower corner of its cell on each axis, and its share of the upper one.
+template <class T, int D>
+struct NodePlace {
+  int64_t base[D];
+  T part[D];
+
+  ZOO_HD NodePlace(const T* coords, int64_t resolution) {
+    const T last = static_cast<T>(resolution - 1);
+    const int64_t largest = resolution > 2 ? resolution - 2 : 0;
+    for (int axis = 0; axis < D; ++axis) {
+      T place = coords[axis] * last;
+      place = place < 0 ? 0 : (place > last ? last : place);  // NaN stays
+      base[axis] = place >= static_cast<T>(largest) ? largest : (place > 0 ? static_cast<int64_t>(place) : 0);
+      part[axis] = place - static_cast<T>(base[axis]);
+    }
+  }
+
+  ZOO_HD T weight(int corner) const {
+    T product = 1;
+    for (int axis = 0; axis < D; ++axis) product *= corner >> axis & 1 ? part[axis] : 1 - part[axis];
+    return product;
+  }
+
+  ZOO_HD int64_t row(int corner, int64_t resolution) const {
+    int64_t flat = 0;
+    for (int axis = D - 1; axis >= 0; --axis) {
+      const int64_t at = base[axis] + (corner >> axis & 1);
+      flat = flat * resolution + (at < resolution ? at : resolution - 1);
+    }
+    return flat;
+  }
+};
+
+// A CPU thread takes all channels of a point or node, in blocks that stay in registers; a GPU thread takes one channel.
+constexpr int kBlock = ZOO_CUDA ? 1 : 32;
+
+inline int64_t channel_parts(int64_t channels) {
+  return ZOO_CUDA ? channels : 1;
+}
+
+template <class T, int D>
+struct SampleRows {
+  const T* rows;    // (B, cells, C)
+  const T* coords;  // (B N, D)
+  int64_t count, resolution, cells, channels, parts;
+  T* out;  // (B N, C)
+
+  ZOO_HD void operator()(int64_t i) const {
+    const int64_t point = i / parts, end = parts == 1 ? channels : i % parts + 1;
+    const NodePlace<T, D> place(coords + point * D, resolution);
+    const T* from[1 << D];
+    T weight[1 << D];
+    for (int corner = 0; corner < 1 << D; ++corner) {
+      from[corner] = rows + (point / count * cells + place.row(corner, resolution)) * channels;
+      weight[corner] = place.weight(corner);
+    }
+    T* to = out + point * channels;
+    int64_t first = i % parts;
+    for (; first + kBlock <= end; first += kBlock) sum(from, weight, first, to, std::integral_constant<int, kBlock>{});
+    if (first < end) sum(from, weight, first, to, static_cast<int>(end - first));
+  }
+
+  template <class Width>
+  ZOO_HD static void sum(const T* const* from, const T* weight, int64_t first, T* to, Width width) {
+    T total[kBlock] = {};
+    for (int corner = 0; corner < 1 << D; ++corner) {
+      const T* row = from[corner] + first;
+      for (int c = 0; c < width; ++c) total[c] += weight[corner] * row[c];
+    }
+    for (int c = 0; c < width; ++c) to[first + c] = total[c];
+  }
+};
+
+// The gradient of a node: of the points of the cells that it is a corner of, cell by cell.
+template <class T, int D>
+struct SampleRowsGradient {
+  const T* grad;               // (B N, C)
+  const T* coords;             // (B N, D)
+  const int64_t* order;        // points by the cell between nodes
+  const int64_t* packed_info;  // (B cells, 2)
+  int64_t total, resolution, cells, channels, parts;
+  T* out;  // (B, cells, C)
+
+  ZOO_HD void operator()(int64_t i) const {
+    const int64_t node = i / parts, begin = i % parts, end = parts == 1 ? channels : begin + 1;
+    T* ZOO_RESTRICT to = out + node * channels;
+    for (int64_t c = begin; c < end; ++c) to[c] = 0;
+    bool inner[D];
+    for (int64_t axis = 0, rest = node % cells; axis < D; ++axis, rest /= resolution)
+      inner[axis] = rest % resolution > 0;
+    for (int corner = 0; corner < 1 << D; ++corner) {
+      int64_t cell = node, stride = 1;
+      bool exists = true;
+      for (int axis = 0; axis < D; ++axis, stride *= resolution) {
+        if (!(corner >> axis & 1)) continue;
+        exists = exists && inner[axis];
+        cell -= stride;
+      }
+      if (!exists) continue;
+      const Chunk chunk = chunk_of(packed_info, cell, total);
+      for (int64_t k = 0; k < chunk.count; ++k) {
+        const int64_t point = order[chunk.start + k];
+        const T weight = NodePlace<T, D>(coords + point * D, resolution).weight(corner);
+        const T* ZOO_RESTRICT from = grad + point * channels;
+        for (int64_t c = begin; c < end; ++c) to[c] += weight * from[c];
+      }
+    }
+  }
+};
+
+// The gradient of a point's coordinates; 0 where the point was moved to the border.
+template <class T, int D>
+struct SampleCoordsGradient {
+  const T* grad;    // (B N, C)
+  const T* rows;    // (B, cells, C)
+  const T* coords;  // (B N, D)
+  int64_t count, resolution, cells, channels;
+  T* out;  // (B N, D)
+
+  ZOO_HD void operator()(int64_t point) const {
+    const NodePlace<T, D> place(coords + point * D, resolution);
+    const T* g = grad + point * channels;
+    T slope[D] = {};
+    for (int corner = 0; corner < 1 << D; ++corner) {
+      const T* row = rows + (point / count * cells + place.row(corner, resolution)) * channels;
+      T dot = 0;
+      for (int64_t c = 0; c < channels; ++c) dot += g[c] * row[c];
+      for (int axis = 0; axis < D; ++axis) {
+        T share = corner >> axis & 1 ? 1 : -1;
+        for (int other = 0; other < D; ++other) {
+          if (other != axis) share *= corner >> other & 1 ? place.part[other] : 1 - place.part[other];
+        }
+        slope[axis] += share * dot;
+      }
+    }
+    const T last = static_cast<T>(resolution - 1);
+    for (int axis = 0; axis < D; ++axis) {
+      const T at = coords[point * D + axis] * last;
+      out[point * D + axis] = at >= 0 && at <= last ? slope[axis] * last : 0;
+    }
+  }
+};
+
+// Calls f(T{}, axes) with the dtype and the number of axes known to the compiler.
+template <class F>
+auto dispatch_axes(ScalarType dtype, int64_t axes, const char* op, const F& f) {
+  STD_TORCH_CHECK(axes == 2 || axes == 3, op, ": found ", axes, " axes, expected 2 or 3");
+  return dispatch_floating(dtype, op, [&](auto zero) {
+    return axes == 2 ? f(zero, std::integral_constant<int, 2>{}) : f(zero, std::integral_constant<int, 3>{});
+  });
+}
+
+inline Tensor sample_rows(const Tensor& rows, const Tensor& coords, int64_t resolution) {
+  const Tensor r = packed(rows), at = packed(coords);
+  const int64_t batch = at.size(0), count = at.size(1), channels = r.size(2), parts = channel_parts(channels);
+  return dispatch_axes(r.scalar_type(), at.size(2), "sample_rows", [&](auto zero, auto axes) {
+    using T = decltype(zero);
+    Tensor out = empty_on<T>(r, {batch, count, channels});
+    launch(r, batch * count * parts,
+           SampleRows<T, axes>{cptr<T>(r), cptr<T>(at), count, resolution, r.size(1), channels, parts, mptr<T>(out)},
+           64);
+    return out;
+  });
+}
+
+inline Tensor sample_rows_backward(const Tensor& grad, const Tensor& coords, int64_t resolution, const Tensor& order,
+                                   const Tensor& packed_info) {
+  const Tensor g = packed(grad), at = packed(coords), o = packed(order), info = packed(packed_info);
+  const int64_t batch = at.size(0), total = batch * at.size(1), channels = g.size(2), parts = channel_parts(channels);
+  check_points(o, info, total, "sample_rows_backward");
+  int64_t cells = 1;
+  for (int64_t axis = 0; axis < at.size(2); ++axis) cells *= resolution;
+  STD_TORCH_CHECK(info.size(0) == batch * cells, "sample_rows_backward: packed_info describes ", info.size(0),
+                  " cells, expected ", batch * cells);
+  return dispatch_axes(g.scalar_type(), at.size(2), "sample_rows_backward", [&](auto zero, auto axes) {
+    using T = decltype(zero);
+    Tensor out = empty_on<T>(g, {batch, cells, channels});
+    launch(g, batch * cells * parts,
+           SampleRowsGradient<T, axes>{cptr<T>(g), cptr<T>(at), cptr<int64_t>(o), cptr<int64_t>(info), total,
+                                       resolution, cells, channels, parts, mptr<T>(out)},
+           64);
+    return out;
+  });
+}
+
+inline Tensor sample_coords_backward(const Tensor& grad, const Tensor& rows, const Tensor& coords, int64_t resolution) {
+  const Tensor g = packed(grad), r = packed(rows), at = packed(coords);
+  const int64_t batch = at.size(0), count = at.size(1), axes = at.size(2);
+  return dispatch_axes(r.scalar_type(), axes, "sample_coords_backward", [&](auto zero, auto known_axes) {
+    using T = decltype(zero);
+    Tensor out = empty_on<T>(r, {batch, count, axes});
+    launch(r, batch * count,
+           SampleCoordsGradient<T, known_axes>{cptr<T>(g), cptr<T>(r), cptr<T>(at), count, resolution, r.size(1),
+                                               r.size(2), mptr<T>(out)},
+           64);
+    return out;
+  });
+}
+
+}  // namespace ZOO_TARGET
+}  // namespace zoo
