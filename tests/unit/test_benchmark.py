@@ -88,7 +88,7 @@ def test_record_writes_metrics_and_small_pictures(tmp_path):
     run = tmp_path / "outputs" / "toy" / "2026-01-01"
     run.mkdir(parents=True)
     (run / "metrics.json").write_text(json.dumps({"psnr": 30.0, "wall_time_s": 1.5}))
-    (run / "overrides.txt").write_text("experiment=toy\nseed=1\npaths.output_dir=elsewhere\n")
+    (run / "overrides.txt").write_text("experiment=toy\nckpt=/some/where/toy/first\npaths.output_dir=elsewhere\n")
     (run / "environment.txt").write_text("commit: abc\nZOO_DATA=/somewhere\nOMP_NUM_THREADS=1\n")
     noise = torch.randint(0, 256, (900, 900, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     buffer = io.BytesIO()
@@ -99,7 +99,7 @@ def test_record_writes_metrics_and_small_pictures(tmp_path):
     path = record.record(run, results=tmp_path / "results")
     content = json.loads(path.read_text())
     assert path.name == "toy.json"
-    assert content["command"] == "python tools/train.py experiment=toy seed=1"
+    assert content["command"] == "python tools/train.py experiment=toy ckpt=toy/first"
     assert content["commit"] == "abc"
     assert content["environment"] == ["commit: abc", "OMP_NUM_THREADS=1"]
     assert content["metrics"]["psnr"] == 30.0

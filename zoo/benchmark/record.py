@@ -82,8 +82,14 @@ def _means_something_elsewhere(line: str) -> bool:
 
 def _command(run: Path) -> str:
     """The command without the folders of the machine that ran it."""
-    overrides = [line for line in _lines(run / "overrides.txt") if not line.startswith("paths.")]
+    overrides = [_shortened(line) for line in _lines(run / "overrides.txt") if not line.startswith("paths.")]
     return " ".join(["python tools/train.py", *overrides])
+
+
+def _shortened(override: str) -> str:
+    """``key=/some/where/folder/file`` as ``key=folder/file``."""
+    key, _, value = override.partition("=")
+    return f"{key}={'/'.join(Path(value).parts[-2:])}" if value.startswith("/") else override
 
 
 def _validation_curve(path: Path) -> list[dict[str, float]]:
