@@ -49,12 +49,12 @@ def test_points_in_boxes(count, num_boxes, dtype):
     compare("points_in_boxes_mask", points, boxes)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, *DTYPES])
 @pytest.mark.parametrize(("count", "batch_size", "shape", "channels"), CASES)
 def test_scatter(count, batch_size, shape, channels, dtype):
     features, coords = voxels(count, batch_size, shape, channels, dtype, 6)
     compare("scatter_to_bev", features, coords, batch_size, list(shape))
-    grad = torch.randn(batch_size, channels * shape[0], *shape[1:], dtype=dtype)
+    grad = torch.randn(batch_size, *shape[1:], channels * shape[0]).to(dtype)
     compare("scatter_to_bev_backward", grad, coords, list(shape))
 
 

@@ -18,8 +18,7 @@ from zoo.models.dsvt import (
     remap_upstream,
 )
 from zoo.models.dsvt.backbone import pooling_regions
-from zoo.models.dsvt.bird_eye_view import voxels_to_map
-from zoo.ops import window_partition
+from zoo.ops import scatter_to_bev, window_partition
 
 
 def to_zyx(coords: Tensor) -> Tensor:
@@ -211,9 +210,7 @@ def bev_and_center_head(case: Case) -> None:
     assert head.stride == config["DENSE_HEAD"]["TARGET_ASSIGNER_CONFIG"]["FEATURE_MAP_STRIDE"]
     net = nn.ModuleDict({"bev_backbone": bev, "head": head})
     load(net, case.group("state"))
-    dense = voxels_to_map(
-        case["input/pillar_features"], to_xyz(case["input/voxel_coords"]), config["grid"], batch_size=2
-    )
+    dense = scatter_to_bev(case["input/pillar_features"], case["input/voxel_coords"], 2, config["grid"][::-1])
     seen = bev(dense)
     assert_close(dense, expected["spatial_features"], what="dense map")
     raw = {"atol": 5e-4, "rtol": 1e-4}
@@ -333,7 +330,7 @@ def detector(case: Case) -> None:
     features, coords = net.backbone(voxels.features, voxels.coords)
     assert torch.equal(to_zyx(coords), expected["backbone_3d.coords"])
     assert_close(features, expected["backbone_3d.features"], atol=5e-4, what="backbone")
-    seen = net.bev_backbone(voxels_to_map(features, coords, net.backbone.out_shape, samples))
+    seen = net.bev_backbone(net.backbone.to_map(features, coords, samples))
     maps = {"atol": 2e-3, "rtol": 1e-3}
     assert_close(seen, expected["spatial_features_2d"], **maps, what="bird's-eye map")
     (branches,) = net.head(seen)

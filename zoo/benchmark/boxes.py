@@ -70,10 +70,10 @@ def plain_heatmap(cells: Tensor, radius: int, channels: Tensor, shape: tuple[int
 
 
 def plain_scatter(features: Tensor, coords: Tensor, size: int) -> Tensor:
-    """One sample's features written to a map with channels first."""
-    flat = features.new_zeros(features.shape[1], size * size)
-    flat[:, coords[:, 2].long() * size + coords[:, 3]] = features.t()
-    return flat.view(1, -1, size, size)
+    """One sample's features copied to rows of zeros: a map with channels last."""
+    flat = features.new_zeros(size * size, features.shape[1])
+    flat.index_copy_(0, coords[:, 2].long() * size + coords[:, 3], features)
+    return flat.view(1, size, size, -1).permute(0, 3, 1, 2)
 
 
 def label_frames(count: int, objects: int = 8, false_alarms: int = 22) -> tuple[list[KittiLabels], list[KittiLabels]]:

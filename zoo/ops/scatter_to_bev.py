@@ -10,7 +10,6 @@ from torch import Tensor
 
 from zoo.ops import checks
 from zoo.ops.dispatch import define_op
-from zoo.ops.packed import widen
 from zoo.ops.reference import scatter_to_bev as reference
 
 
@@ -28,32 +27,33 @@ _scatter_to_bev = define_op(
     "scatter_to_bev(Tensor features, Tensor coords, SymInt batch_size, SymInt[] shape) -> Tensor",
     reference=reference.scatter_to_bev,
     fake=lambda features, coords, batch_size, shape: features.new_empty(
-        batch_size, features.shape[1] * shape[0], shape[1], shape[2]
+        batch_size, shape[1], shape[2], features.shape[1] * shape[0]
     ),
     backward=(_setup, _backward),
-    autocast="float32",
+    autocast=("features",),
 )
 _scatter_to_bev_backward = define_op(
     "scatter_to_bev_backward(Tensor grad, Tensor coords, SymInt[] shape) -> Tensor",
     reference=reference.scatter_to_bev_backward,
-    fake=lambda grad, coords, shape: grad.new_empty(coords.shape[0], grad.shape[1] // shape[0]),
+    fake=lambda grad, coords, shape: grad.new_empty(coords.shape[0], grad.shape[3] // shape[0]),
 )
 
 
 def scatter_to_bev(features: Tensor, coords: Tensor, batch_size: int, spatial_shape: Sequence[int]) -> Tensor:
     """Put voxel features on a dense map seen from above; heights become channels.
 
-    ``out[b, c nz + z, y, x]`` is channel c of the voxel at (b, z, y, x), 0 where there is none.
+    ``out[b, c nz + z, y, x]`` is channel c of the voxel at (b, z, y, x), 0 where there is none. Values are moved as
+    they are, in any floating dtype. The map lies in memory with its channels last, as convolutions want it.
 
     Args:
-        features: ``(N, C)``; half precision is returned in float32.
+        features: ``(N, C)``.
         coords: ``(N, 4)`` int32 or int64: sample, z, y, x. No voxel may stand twice (of several, the last row stays on
             the CPU, any on CUDA).
         batch_size: B; samples without voxels give zeros.
         spatial_shape: nz, ny, nx.
 
     Returns:
-        ``(B, C nz, ny, nx)``, differentiable in the features.
+        ``(B, C nz, ny, nx)`` in ``torch.channels_last``, differentiable in the features.
 
     Raises:
         ValueError: Wrong shape, dtype or device, or coordinates outside (values are checked on the CPU, and on other
@@ -72,6 +72,9 @@ def scatter_to_bev(features: Tensor, coords: Tensor, batch_size: int, spatial_sh
     checks.check_same_device("coords", coords, "features", features)
     if len(spatial_shape) != 3 or min(spatial_shape) < 1:
         raise ValueError(f"spatial_shape: found {tuple(spatial_shape)}, expected (nz, ny, nx), each at least 1")
+    shape = list(spatial_shape)
+    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():  # graphs hold torch's own operators
+        return reference.scatter_to_bev(features, coords, batch_size, shape).permute(0, 3, 1, 2)
     if len(coords) and (checks.checks_values() or coords.device.type == "cpu"):
         limits = (batch_size, *spatial_shape)
         low, high = coords.amin(0).tolist(), coords.amax(0).tolist()
@@ -81,4 +84,5 @@ def scatter_to_bev(features: Tensor, coords: Tensor, batch_size: int, spatial_sh
                     f"coords: found {name} from {low[axis]} to {high[axis]}, expected 0 to {limits[axis] - 1} for "
                     f"batch_size={batch_size}, spatial_shape={tuple(spatial_shape)}"
                 )
-    return _scatter_to_bev(widen(features).contiguous(), coords.int().contiguous(), batch_size, list(spatial_shape))
+    seen = _scatter_to_bev(features.contiguous(), coords.int().contiguous(), batch_size, shape)
+    return seen.permute(0, 3, 1, 2)

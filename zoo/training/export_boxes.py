@@ -16,7 +16,6 @@ from torch.utils import _pytree as pytree
 from zoo.data.detection import DetectionBatch, collate_detection
 from zoo.data.detection_data import DetectionData
 from zoo.files import atomic_path, write_json
-from zoo.models.dsvt.bird_eye_view import voxels_to_map
 from zoo.models.dsvt.deployment import (
     GraphSizes,
     MapDetector,
@@ -122,7 +121,7 @@ def detector_parts(model: DSVT, batch: DetectionBatch, sizes: GraphSizes) -> lis
     features = points(inputs.points, inputs.voxel, inputs.coords)
     coords = last_coords(exact.coords, exact.stages)
     encoded = sets(features, inputs.stages)[: len(coords)]
-    bird_eye = voxels_to_map(encoded, coords, model.backbone.out_shape, 1).contiguous()
+    bird_eye = model.backbone.to_map(encoded, coords, 1).contiguous()
     detector = MapDetector(model).eval()
     maps = pytree.tree_flatten_with_path(plain(detector(bird_eye)))[0]
     names = ["_".join(re.findall(r"\w+", pytree.keystr(path))) for path, _ in maps]  # [0]['hm'] becomes 0_hm

@@ -10,7 +10,6 @@ import torch
 
 from zoo.data.detection import DetectionBatch
 from zoo.models.dsvt import DSVT, CenterHead, DSVTBackbone, TransFusionHead, remap_upstream
-from zoo.models.dsvt.bird_eye_view import voxels_to_map
 from zoo.models.dsvt.detector import grid_shape
 from zoo.registry import create_model
 
@@ -210,9 +209,11 @@ def test_bfloat16():
 
 
 def test_heights_become_channels():
-    coords = torch.tensor([[1, 2, 0, 1], [0, 1, 1, 0]])
-    dense = voxels_to_map(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), coords, (3, 2, 2), batch_size=2)
+    coords = torch.tensor([[1, 2, 0, 1], [0, 1, 1, 0]], dtype=torch.int32)
+    backbone = DSVTBackbone(shape=(3, 2, 2), channels=2, num_heads=1, windows=((2, 2, 2),), shifts=(((0, 0, 0),) * 2,))
+    dense = backbone.to_map(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), coords, batch_size=2)
     assert dense.shape == (2, 4, 2, 3)
+    assert dense.is_contiguous(memory_format=torch.channels_last)
     assert dense[1, :, 0, 2].tolist() == [0, 1, 0, 2]
     assert dense[0, :, 1, 1].tolist() == [3, 0, 4, 0]
     assert dense.sum() == 10

@@ -41,7 +41,8 @@ def assert_same_for_all_threads(function: Callable[[], Any], threads: Sequence[i
     try:
         for number in threads:
             torch.set_num_threads(number)
-            results.append([value.detach().clone() for value in tensors_of(function())])
+            found = [value.detach() for value in tensors_of(function())]
+            results.append([value.clone(memory_format=torch.contiguous_format) for value in found])
     finally:
         torch.set_num_threads(before)
     for number, result in zip(threads[1:], results[1:], strict=True):

@@ -82,6 +82,7 @@ def voxels(count: int, batch_size: int, shape: tuple[int, int, int], channels: i
 CASES = [
     (40, 2, (1, 7, 9), 5),
     (60, 3, (3, 5, 6), 20),
+    (700, 2, (1, 40, 41), 36),
     (0, 2, (1, 4, 4), 3),
     (5, 1, (2, 4, 4), 0),
     (1, 1, (1, 1, 1), 1),
@@ -98,15 +99,16 @@ def test_scatter_matches_a_loop(count, batch_size, shape, channels, dtype):
         for c in range(channels):
             expected[b, c * shape[0] + z, y, x] = features[row, c]
     assert torch.equal(found, expected)
+    assert found.permute(0, 2, 3, 1).is_contiguous()
     assert torch.equal(scatter_to_bev(features, coords.long(), batch_size, shape), expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize(("count", "batch_size", "shape", "channels"), CASES)
 def test_native_scatter_matches_reference(count, batch_size, shape, channels, dtype):
     features, coords = voxels(count, batch_size, shape, channels, dtype, 1)
     assert_native_matches_reference("scatter_to_bev", features, coords, batch_size, list(shape), rtol=0, atol=0)
-    grad = torch.randn(batch_size, channels * shape[0], *shape[1:], dtype=dtype)
+    grad = torch.randn(batch_size, *shape[1:], channels * shape[0]).to(dtype)
     assert_native_matches_reference("scatter_to_bev_backward", grad, coords, list(shape), rtol=0, atol=0)
 
 
@@ -128,12 +130,16 @@ def test_same_for_all_threads():
     assert_same_for_all_threads(run)
 
 
-def test_half_precision_becomes_float32():
+def test_half_precision_stays_and_autocast_chooses_it():
     features, coords = voxels(12, 1, (1, 4, 5), 3, torch.float32)
-    found = scatter_to_bev(features.bfloat16(), coords, 1, (1, 4, 5))
-    assert found.dtype == torch.float32
+    wanted = scatter_to_bev(features, coords, 1, (1, 4, 5)).bfloat16()
+    assert torch.equal(scatter_to_bev(features.bfloat16(), coords, 1, (1, 4, 5)), wanted)
+    rows = features.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        assert scatter_to_bev(features, coords, 1, (1, 4, 5)).dtype == torch.float32
+        found = scatter_to_bev(rows, coords, 1, (1, 4, 5))
+    assert torch.equal(found, wanted)
+    found.backward(wanted)
+    torch.testing.assert_close(rows.grad, features, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +195,6 @@ def test_bad_arguments_of_radius():
 def test_opcheck():
     features, coords = voxels(6, 1, (2, 3, 4), 3, torch.float64)
     torch.library.opcheck(torch.ops.zoo.scatter_to_bev.default, (features.requires_grad_(), coords, 1, [2, 3, 4]))
-    grad = torch.zeros(1, 6, 3, 4, dtype=torch.float64)
+    grad = torch.zeros(1, 3, 4, 6, dtype=torch.float64)
     torch.library.opcheck(torch.ops.zoo.scatter_to_bev_backward.default, (grad, coords, [2, 3, 4]))
     torch.library.opcheck(torch.ops.zoo.draw_heatmap.default, (*objects(5, 2, 6, 6), torch.zeros(0), [2, 6, 6]))

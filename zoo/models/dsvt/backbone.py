@@ -35,7 +35,15 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from zoo.models.layers.sparse_norm import RowBatchNorm
-from zoo.ops import SetPartition, SlotSets, set_attention, set_partition, slot_attention, window_partition
+from zoo.ops import (
+    SetPartition,
+    SlotSets,
+    scatter_to_bev,
+    set_attention,
+    set_partition,
+    slot_attention,
+    window_partition,
+)
 from zoo.ops.grid_keys import linear_keys, unique_keys, unravel_keys
 
 Shape = tuple[int, int, int]
@@ -448,6 +456,11 @@ class DSVTBackbone(nn.Module):
                 regions = pooling_regions(coords, self.shapes[number], self.strides[number])
                 features, coords = self.pools[number](features, regions), regions.coords
         return features, coords
+
+    def to_map(self, features: Tensor, coords: Tensor, batch_size: int) -> Tensor:
+        """Features (N, C) of the last stage's voxels (N, 4) to maps (B, C Z, Y, X), zeros where no voxel is."""
+        x, y, z = self.out_shape
+        return scatter_to_bev(features, coords[:, [0, 3, 2, 1]], batch_size, (z, y, x))
 
 
 def _triple(name: str, values: Sequence[int]) -> Shape:

@@ -1,6 +1,7 @@
-"""From voxels to the dense bird's-eye view, and the residual 2D backbone on it (OpenPCDet's BaseBEVResBackbone).
+"""The residual 2D backbone on the dense bird's-eye view (OpenPCDet's BaseBEVResBackbone).
 
-Axis order: voxels are (b, x, y, z), maps are (B, C, H, W) with H along y and W along x. Maps are kept channels-last.
+Axis order: maps are (B, C, H, W) with H along y and W along x. They stay channels-last, as `DSVTBackbone.to_map` makes
+them.
 """
 
 from __future__ import annotations
@@ -11,20 +12,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-
-def voxels_to_map(features: Tensor, coords: Tensor, shape: Sequence[int], batch_size: int) -> Tensor:
-    """Features (N, C) of voxels (N, 4) in ``shape`` (x, y, z) to maps (B, C Z, Y, X), zeros where no voxel is.
-
-    Channels of several heights lie as c Z + z, upstream's order.
-    """
-    x_size, y_size, z_size = shape
-    b, x, y, z = coords.to(torch.int64).unbind(1)
-    cell = ((b * y_size + y) * x_size + x) * z_size + z
-    channels = features.shape[1]
-    dense = features.new_zeros(batch_size * y_size * x_size * z_size, channels).index_copy(0, cell, features)
-    dense = dense.view(batch_size, y_size, x_size, z_size, channels).transpose(3, 4)
-    return dense.reshape(batch_size, y_size, x_size, channels * z_size).permute(0, 3, 1, 2)
 
 
 class ConvNorm(nn.Module):

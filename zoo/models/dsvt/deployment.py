@@ -3,8 +3,8 @@
 A graph can neither sort nor count, so that voxels, windows, sets and pooling regions are made by `detector_inputs`;
 what is left are linear layers, norms, attention, convolutions and gathers. `DetectorGraph` is all of it for
 ``torch.export``, with any number of points, voxels and sets. For ONNX there are three parts, of sizes that are fixed
-beforehand (`GraphSizes`): `PointEncoder`, `SetEncoder` and `MapDetector`. Between the last two, `voxels_to_map` puts
-the voxels on the map.
+beforehand (`GraphSizes`): `PointEncoder`, `SetEncoder` and `MapDetector`. Between the last two,
+`DSVTBackbone.to_map` puts the voxels on the map.
 
 Rows that fill up to a fixed size: points of zeros in the last voxel, voxels alone in no set, pooling regions that no
 voxel of the scan is in. The last voxel, and the last region of a pooled stage, must therefore be empty.
@@ -23,7 +23,6 @@ from torch.nn import functional
 
 from zoo.data.detection import DetectionBatch
 from zoo.models.dsvt.backbone import DSVTBackbone, PoolingRegions, StageGeometry, pooling_regions
-from zoo.models.dsvt.bird_eye_view import voxels_to_map
 from zoo.models.dsvt.detector import DSVT
 from zoo.models.dsvt.voxel_features import DynamicVoxelFeatures
 from zoo.ops import SlotSets, slot_sets
@@ -189,13 +188,13 @@ class DetectorGraph(nn.Module):
             SetEncoder(model.backbone),
             MapDetector(model),
         )
-        self.batch_size, self.out_shape = batch_size, tuple(model.backbone.out_shape)
+        self.batch_size = batch_size
 
     def forward(self, points: Tensor, voxel: Tensor, coords: Tensor, stages: tuple[Any, ...]) -> Any:
         """The fields of `DetectorInputs`, as `plain` makes them, to what the head returns."""
         stages = tuple(_stage_from_plain(stage) for stage in stages)
         features = self.sets(self.points(points, voxel, coords), stages)
-        bird_eye = voxels_to_map(features, last_coords(coords, stages), self.out_shape, self.batch_size)
+        bird_eye = self.sets.backbone.to_map(features, last_coords(coords, stages), self.batch_size)
         return plain(self.map(bird_eye))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from zoo.data.detection import DetectionBatch, Detections
 from zoo.models.dsvt.backbone import DSVTBackbone, Reduction, pooled_extent
-from zoo.models.dsvt.bird_eye_view import BirdEyeBackbone, voxels_to_map
+from zoo.models.dsvt.bird_eye_view import BirdEyeBackbone
 from zoo.models.dsvt.voxel_features import DynamicVoxelFeatures
 
 
@@ -144,7 +144,7 @@ class DSVT(nn.Module):
         """The map (B, C, H, W) that the head sees."""
         voxels = self.voxel_features(batch.points, batch.point_batch, batch.batch_size)
         features, coords = self.backbone(voxels.features, voxels.coords)
-        return self.bev_backbone(voxels_to_map(features, coords, self.backbone.out_shape, batch.batch_size))
+        return self.bev_backbone(self.backbone.to_map(features, coords, batch.batch_size))
 
     def forward(self, batch: DetectionBatch) -> Any:
         """The raw maps or queries of the head."""

@@ -11,8 +11,6 @@
 namespace zoo {
 inline namespace ZOO_TARGET {
 
-constexpr int64_t kScatterChannels = 16;  // of a thread
-
 template <class T>
 struct DrawRow {
   const int64_t* cells;     // (M, 2) column, row
@@ -74,70 +72,94 @@ struct EnterRow {
   ZOO_HD void operator()(int64_t i) const { row_of[cells.cell(i)] = static_cast<int32_t>(i) + 1; }
 };
 
-// Some channels of a stretch of cells: neighbouring threads of a GPU write neighbouring cells, a thread of the CPU
-// writes long runs.
-#if ZOO_CUDA
-constexpr int64_t kScatterCells = 1;
-#else
-constexpr int64_t kScatterCells = 1024;
-#endif
+// A GPU thread moves one number, so that neighbours write neighbours; a CPU thread moves the whole row of a cell.
+struct RowPart {
+  int64_t row, first, last;
+  ZOO_HD RowPart(int64_t i, int64_t columns)
+      : row(ZOO_CUDA ? i / columns : i), first(ZOO_CUDA ? i % columns : 0), last(ZOO_CUDA ? first + 1 : columns) {}
+};
+inline int64_t row_parts(int64_t rows, int64_t columns) {
+  return ZOO_CUDA ? rows * columns : rows;
+}
 
 template <class T>
 struct FillCells {
   const T* features;            // (N, C)
-  const int32_t* row_of;        // 0: none, else row + 1
+  const int32_t* row_of;        // (B, nz, ny nx), 0: none, else row + 1
   int64_t channels, nz, plane;  // plane = ny nx
-  T* out;                       // (B, C, nz, ny nx)
+  T* out;                       // (B, ny nx, C nz)
 
   ZOO_HD void operator()(int64_t i) const {
-    const int64_t blocks = (channels + kScatterChannels - 1) / kScatterChannels;
-    const int64_t stretches = (plane + kScatterCells - 1) / kScatterCells;
-    const int64_t begin = i % stretches * kScatterCells, rest = i / stretches, z = rest % nz;
-    const int64_t end = begin + kScatterCells < plane ? begin + kScatterCells : plane;
-    const int64_t first = rest / nz % blocks * kScatterChannels, batch = rest / nz / blocks;
-    const int64_t last = first + kScatterChannels < channels ? first + kScatterChannels : channels;
-    const int32_t* rows = row_of + (batch * nz + z) * plane;
-    for (int64_t c = first; c < last; ++c) {
-      T* to = out + ((batch * channels + c) * nz + z) * plane;
-      for (int64_t at = begin; at < end; ++at) {
-        to[at] = rows[at] == 0 ? T(0) : features[(static_cast<int64_t>(rows[at]) - 1) * channels + c];
+    const RowPart part(i, channels * nz);
+    const int32_t* rows = row_of + part.row / plane * nz * plane + part.row % plane;
+    T* to = out + part.row * channels * nz;
+    if (nz == 1) {
+      const int64_t row = rows[0];
+      if (row == 0) {
+        for (int64_t c = part.first; c < part.last; ++c) to[c] = T(0);
+      } else {
+        const T* from = features + (row - 1) * channels;
+        for (int64_t c = part.first; c < part.last; ++c) to[c] = from[c];
       }
+      return;
+    }
+    for (int64_t c = part.first; c < part.last; ++c) {
+      const int64_t row = rows[c % nz * plane];
+      to[c] = row == 0 ? T(0) : features[(row - 1) * channels + c / nz];
     }
   }
 };
 
 template <class T>
 struct TakeCell {
-  const T* grad;  // (B, C, nz, ny nx)
+  const T* grad;  // (B, ny nx, C nz)
   BevCells cells;
-  int64_t rows, channels;
+  int64_t channels;
   T* out;  // (N, C)
 
   ZOO_HD void operator()(int64_t i) const {
-    const int64_t row = i % rows, first = i / rows * kScatterChannels;
-    const int64_t last = first + kScatterChannels < channels ? first + kScatterChannels : channels;
-    const int64_t plane = cells.ny * cells.nx, volume = cells.nz * plane;
-    const int64_t cell = cells.cell(row), batch = cell / volume, within = cell % volume;
-    for (int64_t c = first; c < last; ++c) out[row * channels + c] = grad[(batch * channels + c) * volume + within];
+    const RowPart part(i, channels);
+    const int32_t* at = cells.coords + 4 * part.row;
+    const int64_t cell = (static_cast<int64_t>(at[0]) * cells.ny + at[2]) * cells.nx + at[3];
+    const T* from = grad + cell * channels * cells.nz + at[1];
+    for (int64_t c = part.first; c < part.last; ++c) out[part.row * channels + c] = from[c * cells.nz];
   }
 };
+
+// Calls f(T{}) with an unsigned type as wide as the dtype: values are moved, not computed with.
+template <class F>
+Tensor dispatch_width(ScalarType dtype, const char* op, F&& f) {
+  switch (dtype) {
+    case ScalarType::BFloat16:
+    case ScalarType::Half:
+      return f(uint16_t{});
+    case ScalarType::Float:
+      return f(uint32_t{});
+    case ScalarType::Double:
+      return f(uint64_t{});
+    default:
+      STD_TORCH_CHECK(false, op, ": found a dtype that is none of bfloat16, float16, float32 and float64");
+      return f(uint32_t{});
+  }
+}
 
 inline Tensor scatter_to_bev(const Tensor& features, const Tensor& coords, int64_t batch_size,
                              std::vector<int64_t> shape) {
   const Tensor x = packed(features), sites = packed(coords);
   STD_TORCH_CHECK(shape.size() == 3, "scatter_to_bev: expected the shape (nz, ny, nx)");
   const int64_t rows = x.size(0), channels = x.size(1), plane = shape[1] * shape[2];
-  const int64_t blocks = (channels + kScatterChannels - 1) / kScatterChannels;
   Tensor row_of = zeros_on<int32_t>(x, {batch_size * shape[0] * plane});
   const BevCells cells{cptr<int32_t>(sites), shape[0], shape[1], shape[2]};
   launch(x, rows, EnterRow{cells, mptr<int32_t>(row_of)}, rows + 1);  // in order: of equal sites the last one stays
-  return dispatch_floating(x.scalar_type(), "scatter_to_bev", [&](auto zero) {
+  return dispatch_width(x.scalar_type(), "scatter_to_bev", [&](auto zero) {
     using T = decltype(zero);
-    Tensor out = empty_on<T>(x, {batch_size, channels * shape[0], shape[1], shape[2]});
-    const int64_t stretches = (plane + kScatterCells - 1) / kScatterCells;
-    launch(x, batch_size * blocks * shape[0] * stretches,
-           FillCells<T>{cptr<T>(x), cptr<int32_t>(row_of), channels, shape[0], plane, mptr<T>(out)},
-           4096 / kScatterCells);
+    Tensor out = torch::stable::new_empty(
+        x, std::vector<int64_t>{batch_size, shape[1], shape[2], channels * shape[0]}, x.scalar_type());
+#if !ZOO_CUDA
+    prefer_huge_pages(out.mutable_data_ptr(), static_cast<size_t>(out.numel()) * sizeof(T));
+#endif
+    launch(x, row_parts(batch_size * plane, channels * shape[0]),
+           FillCells<T>{cptr<T>(x), cptr<int32_t>(row_of), channels, shape[0], plane, mptr<T>(out)}, 64);
     return out;
   });
 }
@@ -145,13 +167,12 @@ inline Tensor scatter_to_bev(const Tensor& features, const Tensor& coords, int64
 inline Tensor scatter_to_bev_backward(const Tensor& grad, const Tensor& coords, std::vector<int64_t> shape) {
   const Tensor g = packed(grad), sites = packed(coords);
   STD_TORCH_CHECK(shape.size() == 3, "scatter_to_bev: expected the shape (nz, ny, nx)");
-  const int64_t rows = sites.size(0), channels = g.size(1) / shape[0];
-  const int64_t blocks = (channels + kScatterChannels - 1) / kScatterChannels;
-  return dispatch_floating(g.scalar_type(), "scatter_to_bev_backward", [&](auto zero) {
+  const int64_t rows = sites.size(0), channels = g.size(3) / shape[0];
+  return dispatch_width(g.scalar_type(), "scatter_to_bev_backward", [&](auto zero) {
     using T = decltype(zero);
-    Tensor out = empty_on<T>(g, {rows, channels});
+    Tensor out = torch::stable::new_empty(g, std::vector<int64_t>{rows, channels}, g.scalar_type());
     const BevCells cells{cptr<int32_t>(sites), shape[0], shape[1], shape[2]};
-    launch(g, rows * blocks, TakeCell<T>{cptr<T>(g), cells, rows, channels, mptr<T>(out)}, 1024);
+    launch(g, row_parts(rows, channels), TakeCell<T>{cptr<T>(g), cells, channels, mptr<T>(out)}, 256);
     return out;
   });
 }
