@@ -27,9 +27,11 @@ from zoo.models.dsvt.deployment import (
     plain,
 )
 from zoo.models.dsvt.detector import DSVT
+from zoo.models.dsvt.transfusion_head import QueryPredictions
 from zoo.tasks.detection import DetectionTask
 from zoo.training.configuration import load_run
 from zoo.training.predict_boxes import read_cloud_frame
+from zoo.training.query_agreement import comparable_queries
 from zoo.training.run_folder import find_checkpoint
 
 __all__ = [
@@ -101,9 +103,7 @@ def write_program(model: DSVT, batch: DetectionBatch, path: Path, tolerance: flo
     loaded = torch.export.load(path).module()
     with torch.no_grad():
         found, wanted = loaded(*plain(detector_inputs(model, batch))), model(batch)
-    return {
-        "largest_difference": _agreeing(path.name, pytree.tree_leaves(found), pytree.tree_leaves(wanted), tolerance)
-    }
+    return _agreeing(path.name, pytree.tree_leaves(found), wanted, tolerance)
 
 
 @torch.no_grad()
@@ -136,7 +136,7 @@ def write_onnx(part: GraphPart, path: Path, opset: int, tolerance: float) -> dic
     """Write a part as ONNX, run it with onnxruntime and compare it with the module.
 
     Returns:
-        Names and shapes of inputs and outputs, and the largest relative difference.
+        Names and shapes of inputs and outputs, the largest relative difference, and of queries how many were compared.
 
     Raises:
         ImportError: The extra ``export`` is not installed.
@@ -148,7 +148,7 @@ def write_onnx(part: GraphPart, path: Path, opset: int, tolerance: float) -> dic
     except ImportError as error:
         raise ImportError(f"{error.name}: not installed; pip install 'voxelzoo[export]', or onnx=false") from error
     with torch.no_grad():
-        wanted = pytree.tree_leaves(part.module(*part.inputs))
+        wanted = part.module(*part.inputs)
         program = torch.onnx.export(
             part.module,
             part.inputs,
@@ -164,12 +164,8 @@ def write_onnx(part: GraphPart, path: Path, opset: int, tolerance: float) -> dic
         program.save(temporary, external_data=False)
     names, outputs = run_onnx(path, part.inputs)
     found = [torch.from_numpy(value) for value in outputs.values()]
-    difference = _agreeing(path.name, found, wanted, tolerance, part.rows)
-    return {
-        "inputs": names,
-        "outputs": {name: list(value.shape) for name, value in outputs.items()},
-        "largest_difference": difference,
-    }
+    agreement = _agreeing(path.name, found, wanted, tolerance, part.rows)
+    return {"inputs": names, "outputs": {name: list(value.shape) for name, value in outputs.items()}, **agreement}
 
 
 def run_onnx(path: Path, inputs: Sequence[Any]) -> tuple[dict[str, list[int]], dict[str, Any]]:
@@ -203,10 +199,16 @@ def largest_difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> flo
 
 
 def _agreeing(
-    name: str, found: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float, rows: int | None = None
-) -> float:
-    difference = largest_difference([part[:rows] for part in found], [part[:rows] for part in wanted])
+    name: str, found: Sequence[Tensor], wanted: Any, tolerance: float, rows: int | None = None
+) -> dict[str, Any]:
+    """The largest difference of a graph's outputs from what the module gives, and how many queries were compared."""
+    agreement: dict[str, Any] = {}
+    leaves, structure = pytree.tree_flatten(wanted)
+    if isinstance(wanted, QueryPredictions):
+        found, leaves = comparable_queries(pytree.tree_unflatten(found, structure), wanted, tolerance)
+        agreement["queries_compared"] = [leaves[-1].numel(), wanted.query_labels.numel()]
+    difference = largest_difference([part[:rows] for part in found], [part[:rows] for part in leaves])
     if difference > tolerance:
         raise ValueError(f"{name}: differs from the model by {difference:.2e}, expected at most tolerance={tolerance}")
     log.info("%s: differs from the model by %.1e at most", name, difference)
-    return difference
+    return {"largest_difference": difference, **agreement}

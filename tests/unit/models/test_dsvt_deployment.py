@@ -13,8 +13,10 @@ from torch.utils import _pytree as pytree
 
 from tests.samples import ROOT, sample_data
 from tests.unit.models.test_dsvt import scene, small
+from zoo.data.detection import DetectionBatch
 from zoo.models.dsvt import DSVT, deployment
 from zoo.training.export_boxes import GraphPart, detector_parts, largest_difference, run_onnx, write_onnx
+from zoo.training.query_agreement import comparable_queries
 
 TWO_STAGES = {  # voxels, pooled into pillars by attention
     "voxel_size": (0.32, 0.32, 0.5),
@@ -101,6 +103,47 @@ def test_onnx_parts_agree_on_another_scan(tmp_path):
         assert list(found) == other.outputs
         for value, good in zip(found.values(), wanted, strict=True):
             agree(torch.from_numpy(value)[: other.rows], good[: other.rows], atol=1e-4)
+
+
+def query_model() -> tuple[DSVT, DetectionBatch]:
+    """A TransFusion head, and a scan of which half is empty: most of its peaks are equally hot."""
+    model, batch = small("transfusion", **ONE_BLOCK).eval(), scene((60,))
+    batch.points[:, 1] = -3.8 + 0.2 * (batch.points[:, 1] + 3.84)
+    return model, batch
+
+
+def test_queries_agree_whatever_decides_between_equal_peaks(tmp_path):
+    model, batch = query_model()
+    part = detector_parts(model, batch, deployment.GraphSizes.around(deployment.detector_inputs(model, batch), 2.0))[2]
+    described = write_onnx(part, tmp_path / "map.onnx", 18, 1e-4)
+    compared, all_queries = described["queries_compared"]
+    assert 0 < compared <= all_queries == 6
+    assert described["largest_difference"] < 1e-4
+
+
+@torch.no_grad()
+def test_queries_are_compared_by_their_peaks():
+    model, batch = query_model()
+    wanted = model(batch)
+    turned = torch.arange(5, -1, -1)
+    other = wanted._replace(
+        branches={name: value[..., turned] for name, value in wanted.branches.items()},
+        query_heat=wanted.query_heat[..., turned],
+        query_labels=wanted.query_labels[:, turned],
+        query_cells=wanted.query_cells[:, turned],
+    )
+    found, same = comparable_queries(other, wanted, 1e-4)
+    assert largest_difference(found, same) == 0
+    assert found[-1].numel() == 6
+    other.branches["dim"][0, 0, 2] += 1.0
+    assert largest_difference(*comparable_queries(other, wanted, 1e-4)) > 0.1
+    peak = wanted.dense_heatmap.clone()
+    peak[0, int(wanted.query_labels[0, 0]), *divmod(int(wanted.query_cells[0, 0]), peak.shape[3])] = 9.0
+    hot = wanted._replace(dense_heatmap=peak, query_heat=wanted.query_heat.clone())
+    hot.query_heat[0, int(wanted.query_labels[0, 0]), 0] = 0.999
+    elsewhere = wanted._replace(query_cells=wanted.query_cells.roll(1, 1) + 1)
+    with pytest.raises(ValueError, match="is of one runtime only; the other's weakest has"):
+        comparable_queries(hot, elsewhere, 1e-4)
 
 
 def test_a_graph_that_differs_is_refused(tmp_path):

@@ -40,6 +40,7 @@ class QueryPredictions(NamedTuple):
     query_heat: Tensor  # (B, classes, P), filtered heat at the queries' cells
     query_labels: Tensor  # (B, P) int64, class of the peak that made the query
     dense_heatmap: Tensor  # (B, classes, X, Y) logits
+    query_cells: Tensor  # (B, P) int64, number of the peak's cell
 
 
 class QueryTargets(NamedTuple):
@@ -289,7 +290,7 @@ class TransFusionHead(nn.Module):
         branches = {name: branch(columns) for name, branch in self.branches.items()}
         branches["center"] = branches["center"] + grid[cell].transpose(1, 2)
         at_query = heat.gather(2, cell[:, None].expand(-1, self.num_classes, -1))
-        return QueryPredictions(branches, at_query, label, dense)
+        return QueryPredictions(branches, at_query, label, dense, cell)
 
     def _peaks(self, heat: Tensor) -> Tensor:
         """Heat (B, classes, X, Y) with 0 wherever a neighbour is hotter, and on the border; point classes untouched."""
