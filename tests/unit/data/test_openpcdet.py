@@ -40,6 +40,11 @@ def as_openpcdet(root: Path) -> list[dict[str, Any]]:
             "dimensions": labels.dimensions[:, [2, 0, 1]],
             "location": labels.location.astype(np.float32),
             "rotation_y": labels.rotation_y,
+            "score": np.full(len(labels), -1.0),
+            "difficulty": labels.difficulty().astype(np.int32),
+            "index": np.array([row if name != "DontCare" else -1 for row, name in enumerate(labels.names)], np.int32),
+            "gt_boxes_lidar": labels.without_dont_care().lidar_boxes(frame.calibration),
+            "num_points_in_gt": np.full(len(labels), -1, dtype=np.int32),
         }
         calibration = frame.calibration
         infos.append(
