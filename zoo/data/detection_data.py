@@ -21,7 +21,7 @@ from zoo.data.detection_frames import (
 )
 from zoo.data.detection_transforms import PreparedTransform, Transform, apply_transforms
 from zoo.data.split_data import OnBadSample, Split
-from zoo.data.step_loader import StepData, StepLoader, shuffled_indices
+from zoo.data.step_loader import EvenShare, StepData, StepLoader, shuffled_indices
 
 __all__ = ["DetectionData", "Fade"]
 
@@ -74,20 +74,26 @@ class _TrainBatches:
         return cloud.sample(frame.frame_id)
 
 
-class _EvaluationSamples(Dataset[tuple[DetectionSample, DetectionFrame]]):
+EvaluationPair = tuple[DetectionSample, DetectionFrame | None]
+
+
+class _EvaluationSamples(Dataset[EvaluationPair]):
+    """Samples with their frames; numbers beyond the last give a sample without its frame, which nothing measures."""
+
     def __init__(self, data: DetectionData, frames: DetectionFrames) -> None:
         self.data, self.frames = data, frames
 
     def __len__(self) -> int:
         return len(self.frames)
 
-    def __getitem__(self, index: int) -> tuple[DetectionSample, DetectionFrame]:
-        frame = self.frames[index]
-        return self.data.evaluated(frame).sample(frame.frame_id), frame
+    def __getitem__(self, index: int) -> EvaluationPair:
+        frame = self.frames[index % len(self.frames)]
+        return self.data.evaluated(frame).sample(frame.frame_id), frame if index < len(self.frames) else None
 
 
-def _collate_frames(pairs: Sequence[tuple[DetectionSample, DetectionFrame]]) -> EvaluationBatch:
-    return EvaluationBatch(collate_detection([sample for sample, _ in pairs]), [frame for _, frame in pairs])
+def _collate_frames(pairs: Sequence[EvaluationPair]) -> EvaluationBatch:
+    frames = [frame for _, frame in pairs if frame is not None]
+    return EvaluationBatch(collate_detection([sample for sample, _ in pairs]), frames)
 
 
 class DetectionData(StepData):
@@ -256,8 +262,13 @@ class DetectionData(StepData):
 
     def _evaluation_loader(self, split: Split) -> DataLoader[Any]:
         samples = _EvaluationSamples(self, self.frames(split))
+        rank, world_size = self.place()
         return DataLoader(
-            samples, batch_size=self.eval_batch_size, num_workers=self.num_workers, collate_fn=_collate_frames
+            samples,
+            batch_size=self.eval_batch_size,
+            sampler=EvenShare(len(samples), rank, world_size) if world_size > 1 else None,
+            num_workers=self.num_workers,
+            collate_fn=_collate_frames,
         )
 
     def val_dataloader(self) -> DataLoader[Any]:

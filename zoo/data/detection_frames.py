@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -61,6 +62,8 @@ class DetectionFrame:
         view: photograph, or None.
         labels: of KITTI, with DontCare and image boxes; None elsewhere or without labels.
         ground: ``(4,)`` plane a, b, c, d with ``a x + b y + c z + d = 0`` in the LiDAR frame, or None.
+        attributes: of nuScenes, what each box is doing, empty where nobody said; () for none of the boxes.
+        pose: ``(4, 4)`` from the LiDAR frame to the world, or None.
     """
 
     frame_id: str
@@ -72,15 +75,18 @@ class DetectionFrame:
     view: CameraView | None = None
     labels: KittiLabels | None = None
     ground: Floats | None = None
+    attributes: tuple[str, ...] = ()
+    pose: Floats | None = None
 
     def select(self, rows: NDArray[np.bool_]) -> DetectionFrame:
         """The frame with some of its boxes; KITTI's label lines stay whole."""
         return replace(
             self,
             boxes=self.boxes[rows],
-            names=tuple(name for name, kept in zip(self.names, rows, strict=True) if kept),
+            names=tuple(itertools.compress(self.names, rows)),
             difficulty=self.difficulty[rows],
             num_points=self.num_points[rows],
+            attributes=tuple(itertools.compress(self.attributes, rows)),
         )
 
 
@@ -228,7 +234,7 @@ class EvaluationBatch:
 
     Attributes:
         batch: for the detector.
-        frames: one for each sample.
+        frames: one for each sample that is measured; samples behind them fill up the share of a process.
     """
 
     batch: DetectionBatch

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from zoo.data.boxes import Calibration, lidar_to_camera_boxes, observation_angle, project_boxes
 from zoo.data.detection import Detections
 from zoo.data.formats.kitti import KittiLabels, write_labels
+from zoo.data.nuscenes_results import default_attributes
 from zoo.files import atomic_path, write_json
 
 __all__ = ["STRAIGHT_AHEAD", "kitti_results", "write_detections_json", "write_kitti_results"]
@@ -74,12 +75,20 @@ def write_kitti_results(path: Path | str, labels: KittiLabels) -> None:
 
 
 def write_detections_json(path: Path | str, found: Detections, class_names: Sequence[str], source: str) -> None:
-    """Write ``{source, frame, detections: [{class, score, box: [x, y, z, dx, dy, dz, yaw], velocity?}]}``."""
+    """Write ``{source, frame, detections: [{class, score, box: [x, y, z, dx, dy, dz, yaw], velocity?, attribute?}]}``.
+
+    Boxes with velocities of nuScenes' classes get the attribute of `default_attributes`.
+    """
     detections = []
-    for box, score, label in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True):
-        entry = {"class": class_names[label], "score": round(score, 5), "box": [round(value, 5) for value in box[:7]]}
-        if len(box) == 9:
+    names = [class_names[int(label)] for label in found.labels.tolist()]
+    known = found.boxes.shape[1] == 9
+    attributes = default_attributes(names, found.boxes[:, 7:].cpu().numpy()) if known else [""] * len(names)
+    for box, score, name, attribute in zip(found.boxes.tolist(), found.scores.tolist(), names, attributes, strict=True):
+        entry = {"class": name, "score": round(score, 5), "box": [round(value, 5) for value in box[:7]]}
+        if known:
             entry["velocity"] = [round(value, 5) for value in box[7:]]
+        if attribute:
+            entry["attribute"] = attribute
         detections.append(entry)
     write_json(
         path,

@@ -111,7 +111,16 @@ class NuScenesFrames(DetectionFrames):
         info = self.infos[number]
         points = merge_sweeps(self.root, info, self.max_sweeps)
         ungraded = np.full(len(info.names), -1, dtype=np.int64)
-        frame = DetectionFrame(info.frame_id, points, info.boxes, info.names, ungraded, info.num_points)
+        frame = DetectionFrame(
+            info.frame_id,
+            points,
+            info.boxes,
+            info.names,
+            ungraded,
+            info.num_points,
+            attributes=info.attributes,
+            pose=info.pose,
+        )
         return check_frame(frame.select(info.num_points > 0), self.source)
 
 

@@ -8,9 +8,9 @@ from typing import Any, Generic, TypeVar
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, get_worker_info
 
-__all__ = ["StepData", "StepLoader", "Steps", "shuffled_indices", "step_index"]
+__all__ = ["EvenShare", "StepData", "StepLoader", "Steps", "shuffled_indices", "step_index"]
 
 Batch = TypeVar("Batch")
 
@@ -60,6 +60,25 @@ class StepLoader(DataLoader[Any]):
     def __iter__(self) -> Any:
         self._steps.start = self._first_step()
         return super().__iter__()
+
+
+class EvenShare(DistributedSampler[int]):
+    """Every ``world_size``-th number from ``rank`` on: the samples that a process evaluates.
+
+    All processes take as many numbers, since they wait for each other. Those from ``count`` on are fillers, which the
+    data set has to give a batch for and the metrics must not see. (Lightning's own sampler repeats the first samples
+    instead, and metrics count them twice.)
+
+    Example:
+        >>> [list(EvenShare(3, rank, 2)) for rank in range(2)]
+        [[0, 2], [1, 3]]
+    """
+
+    def __init__(self, count: int, rank: int, world_size: int) -> None:
+        super().__init__(range(count), num_replicas=world_size, rank=rank, shuffle=False)  # pyright: ignore[reportArgumentType]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.rank, self.total_size, self.num_replicas))
 
 
 class StepData(LightningDataModule):

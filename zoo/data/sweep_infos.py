@@ -16,7 +16,7 @@ from zoo.data.schema import read_arrays, write_arrays
 
 __all__ = ["SweepInfo", "read_infos", "read_openpcdet_infos", "write_infos"]
 
-SCHEMA = 1
+SCHEMA = 2
 REBUILD = "tools/prepare_data.py data=nuscenes action=prepare overwrite=true"
 
 
@@ -32,6 +32,8 @@ class SweepInfo:
         boxes: ``(M, 9)`` in the key sweep's LiDAR frame.
         names: of the boxes.
         num_points: ``(M,)`` LiDAR points in each.
+        attributes: what each box is doing, in nuScenes' words; empty where nobody said.
+        pose: ``(4, 4)`` from the key sweep's LiDAR to the world.
     """
 
     frame_id: str
@@ -41,6 +43,8 @@ class SweepInfo:
     boxes: NDArray[np.float64]
     names: tuple[str, ...]
     num_points: NDArray[np.int64]
+    attributes: tuple[str, ...]
+    pose: NDArray[np.float64]
 
 
 def write_infos(path: Path, infos: Sequence[SweepInfo]) -> None:
@@ -55,6 +59,8 @@ def write_infos(path: Path, infos: Sequence[SweepInfo]) -> None:
         "boxes": np.concatenate([np.zeros((0, 9)), *(info.boxes for info in infos)]),
         "names": np.array([name for info in infos for name in info.names], dtype=np.str_),
         "num_points": np.concatenate([np.zeros(0, dtype=np.int64), *(info.num_points for info in infos)]),
+        "attributes": np.array([name for info in infos for name in info.attributes], dtype=np.str_),
+        "poses": np.array([info.pose for info in infos]).reshape(-1, 4, 4),
     }
     write_arrays(path, "sweep infos", SCHEMA, columns)
 
@@ -80,6 +86,8 @@ def read_infos(path: Path) -> list[SweepInfo]:
                     table["boxes"][boxes],
                     tuple(table["names"][boxes].tolist()),
                     table["num_points"][boxes],
+                    tuple(table["attributes"][boxes].tolist()),
+                    table["poses"][row],
                 )
             )
     except (KeyError, TypeError, IndexError) as error:
@@ -88,7 +96,7 @@ def read_infos(path: Path) -> list[SweepInfo]:
 
 
 def read_openpcdet_infos(path: Path) -> list[SweepInfo]:
-    """The infos that OpenPCDet's nuScenes converter pickled.
+    """The infos that OpenPCDet's nuScenes converter pickled; they hold no attributes.
 
     Raises:
         SampleError: missing or damaged, refused by the restricted reader, or without a key that is needed.
@@ -117,6 +125,7 @@ def _converted(entry: dict[str, Any]) -> SweepInfo:
     if boxes.shape[1] != 9 or len(counts) != len(names):
         raise ValueError(f"{len(names)} names, boxes of shape {boxes.shape}, {len(counts)} counts")
     boxes[:, 7:] = np.nan_to_num(boxes[:, 7:])
+    sensor_from_world = np.asarray(entry["ref_from_car"]) @ np.asarray(entry["car_from_global"])
     return SweepInfo(
         str(entry["token"]),
         (str(entry["lidar_path"]), *(str(sweep["lidar_path"]) for sweep in sweeps)),
@@ -125,4 +134,6 @@ def _converted(entry: dict[str, Any]) -> SweepInfo:
         boxes,
         tuple(names.tolist()),
         counts,
+        ("",) * len(names),
+        np.linalg.inv(sensor_from_world).astype(np.float64),
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torchmetrics import Metric
 
 from zoo.data.detection import Detections
 from zoo.data.detection_frames import DetectionFrame
+from zoo.data.nuscenes_results import ATTRIBUTES, default_attributes
 from zoo.metrics.gathered_rows import split_rows
 
 __all__ = ["DISTANCES", "ERRORS", "MOST_RANGE", "BoxTable", "NuScenesNDS", "nuscenes_figures"]
@@ -29,6 +31,7 @@ MOST_RANGE = {
     **dict.fromkeys(("traffic_cone", "barrier"), 30.0),
 }
 MOST_BOXES = 500  # of a sample
+_NUMBER = {name: number for number, name in enumerate(ATTRIBUTES)}
 _FIRST_BIN = 11  # recall 0.11: up to 0.1 nothing counts
 _LEAST_PRECISION = 0.1
 _UNDEFINED = {"traffic_cone": ("AOE", "AVE", "AAE"), "barrier": ("AVE", "AAE")}
@@ -201,7 +204,11 @@ def _summary(figures: Mapping[str, float], class_names: Sequence[str], with_attr
 class NuScenesNDS(Metric):
     """`nuscenes_figures` of detections in LiDAR frames.
 
-    Frames hold no attributes, so that their error counts as 1 and the score is a lower bound, ``NDS_at_least``.
+    Detections get the attributes of `zoo.data.nuscenes_results.default_attributes`. Where no frame holds the objects'
+    attributes (OpenPCDet's infos), their error counts as 1 and the score is a lower bound, ``NDS_at_least``.
+
+    Unlike the development kit's, ranges are measured from the LiDAR, not from the middle of the car, and cycles in
+    racks count.
 
     Args:
         class_names: of the detections' labels, in nuScenes' words.
@@ -229,26 +236,35 @@ class NuScenesNDS(Metric):
             known = np.isin(np.array(frame.names, dtype=str), self.class_names) & (frame.num_points > 0)
             labels = [self.class_names.index(name) for name, kept in zip(frame.names, known, strict=True) if kept]
             boxes = torch.from_numpy(np.asarray(frame.boxes, dtype=np.float64)[known])
-            self._enter(self.truth, self.truth_counts, boxes, torch.zeros(len(labels)), torch.tensor(labels))
-            self._enter(self.found, self.found_counts, detections.boxes, detections.scores, detections.labels)
+            doing = itertools.compress(frame.attributes or ("",) * len(known), known)
+            given = Detections(boxes, torch.zeros(len(labels)), torch.tensor(labels, dtype=torch.int64))
+            self._enter(self.truth, self.truth_counts, given, list(doing))
+            names = [self.class_names[label] for label in detections.labels.tolist()]
+            velocities = detections.boxes[:, 7:].detach().cpu().double().numpy()
+            velocities = velocities if velocities.shape[1] else np.zeros((len(names), 2))
+            self._enter(self.found, self.found_counts, detections, default_attributes(names, velocities))
 
-    def _enter(self, rows: list[Tensor], counts: list[Tensor], boxes: Tensor, scores: Tensor, labels: Tensor) -> None:
-        """Rows of label, score and nine numbers of a box."""
-        boxes = boxes.detach().double().to(self.device)
+    def _enter(self, rows: list[Tensor], counts: list[Tensor], some: Detections, attributes: list[str]) -> None:
+        """Rows of label, score, number of the attribute, and nine numbers of a box."""
+        boxes = some.boxes.detach().double().to(self.device)
         boxes = torch.nn.functional.pad(boxes, (0, 9 - boxes.shape[1]), value=float("nan"))
-        head = torch.stack([labels.to(boxes), scores.detach().to(boxes)], 1)
+        numbers = torch.tensor([_NUMBER.get(name, -1) for name in attributes])
+        head = torch.stack([some.labels.to(boxes), some.scores.detach().to(boxes), numbers.to(boxes)], 1)
         rows.append(torch.cat([head, boxes], 1))
         counts.append(torch.tensor([len(boxes)], device=self.device))
 
     def compute(self) -> dict[str, Tensor]:
         """Figures by name."""
-        truth = _table(split_rows(self.truth, self.truth_counts, 11))
-        found = _table(split_rows(self.found, self.found_counts, 11))
+        truth = _table(split_rows(self.truth, self.truth_counts, 12))
+        found = _table(split_rows(self.found, self.found_counts, 12))
+        if truth.attributes is not None and (truth.attributes < 0).all():
+            truth = replace(truth, attributes=None)
         figures = nuscenes_figures(truth, found, self.class_names)
         return {name: torch.tensor(value, dtype=torch.float32) for name, value in figures.items()}
 
 
 def _table(samples: list[Tensor]) -> BoxTable:
-    values = torch.cat(samples).numpy() if samples else np.zeros((0, 11))
+    values = torch.cat(samples).numpy() if samples else np.zeros((0, 12))
     numbers = np.repeat(np.arange(len(samples)), [len(rows) for rows in samples])
-    return BoxTable(numbers.astype(np.int64), values[:, 0].astype(np.int64), values[:, 2:], values[:, 1])
+    labels, attributes = values[:, 0].astype(np.int64), values[:, 2].astype(np.int64)
+    return BoxTable(numbers.astype(np.int64), labels, values[:, 3:], values[:, 1], attributes)

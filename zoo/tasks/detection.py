@@ -83,7 +83,8 @@ class DetectionTask(LightningModule):
         return [(name, cast(DetectionMetric, metric)) for name, metric in self.metrics.items()]
 
     def _measure(self, batch: EvaluationBatch) -> list[Detections]:
-        found: list[Detections] = self._detector("predict")(batch.batch)
+        """Feed the metrics and return what was found in the frames; samples without a frame do not count."""
+        found: list[Detections] = self._detector("predict")(batch.batch)[: len(batch.frames)]
         for _, metric in self._measures():
             metric.update(found, batch.frames)
         return found

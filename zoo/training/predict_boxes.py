@@ -1,10 +1,17 @@
-"""``tools/predict.py`` for detectors: boxes in point files as JSON, as KITTI's text, and as pictures."""
+"""``tools/predict.py`` for detectors: boxes in point files as JSON, as KITTI's text, and as pictures.
+
+Instead of files it takes a split of the run's data set; nuScenes' key frames also become the file that its evaluation
+server takes.
+"""
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +25,9 @@ from zoo.data.detection_results import STRAIGHT_AHEAD, kitti_results, write_dete
 from zoo.data.formats.kitti import read_calibration
 from zoo.data.formats.point_files import find_point_files, read_points
 from zoo.data.image_files import image_size
+from zoo.data.nuscenes_results import nuscenes_results, write_nuscenes_results
 from zoo.data.progress import track
+from zoo.data.split_data import Split
 from zoo.rendering.detection_pictures import BoxSet, bev_picture, perspective_picture, photo_picture
 from zoo.rendering.images import write_png
 from zoo.tasks.detection import DetectionTask
@@ -31,16 +40,19 @@ log = logging.getLogger(__name__)
 
 
 def predict_files(cfg: DictConfig) -> Path:
-    """Detect boxes in ``input`` as ``zoo/configs/predict.yaml`` describes and return the folder that was written.
+    """Detect boxes as ``zoo/configs/predict.yaml`` describes and return the folder that was written.
 
     A file that cannot be read is named and left out; the others are still done.
 
     Raises:
-        ValueError: Nothing was asked for, or no file could be read.
+        ValueError: Nothing was asked for, or files and a split, or no file could be read.
         FileNotFoundError: ``ckpt`` names nothing.
     """
-    if cfg.input is None:
-        raise ValueError("input: nothing to do; give a .bin, .ply or .pcd file, or a folder of them")
+    if (cfg.input is None) == (cfg.split is None):
+        raise ValueError(
+            f"input={cfg.input}, split={cfg.split}: expected one of them: a .bin, .ply or .pcd file or a folder of "
+            "them, or train, val or test"
+        )
     checkpoint = find_checkpoint(cfg.ckpt, output_dir=cfg.paths.output_dir, name=cfg.name)
     _, parts = load_run(checkpoint, list(cfg.overrides))
     task, data = parts.task, parts.data
@@ -48,24 +60,45 @@ def predict_files(cfg: DictConfig) -> Path:
         raise ValueError(f"ckpt={cfg.ckpt}: holds a {type(task).__name__}, expected a detector")
     task.to(cfg.device)
     folder = Path(cfg.output) if cfg.output else checkpoint.resolve().parents[1] / "predictions"
-    files, done = find_point_files(cfg.input), 0
-    for file in track(files, "detecting", len(files)):
+    frames = _frames_of_files(cfg.input, data) if cfg.split is None else _frames_of_split(cfg.split, data)
+    results: dict[str, list[dict[str, Any]]] = {}
+    done = 0
+    for file, read in track(frames, "detecting", len(frames)):
         try:
-            frame = read_cloud_frame(file, data)
+            frame = read()
         except SampleError as error:
             log.error("left out: %s", error)
             continue
         found = detect(task, data, frame, cfg.min_score)
         name = frame.frame_id
-        write_detections_json(folder / f"{name}.json", found, task.class_names, str(file))
+        write_detections_json(folder / f"{name}.json", found, task.class_names, file)
         _write_text(folder / "kitti" / f"{name}.txt", found, task, frame)
         if cfg.pictures:
             _write_pictures(folder, found, task, frame, data)
+        if frame.pose is not None:
+            results[name] = nuscenes_results(found, frame, task.class_names)
         log.info("%s: %s", file, _counted(found, task))
         done += 1
     if not done:
-        raise ValueError(f"input={cfg.input}: none of {len(files)} files could be read")
+        raise ValueError(f"input={cfg.input}, split={cfg.split}: none of {len(frames)} files could be read")
+    if results:
+        write_nuscenes_results(folder / "results_nusc.json", results)
     return folder
+
+
+Frames = list[tuple[str, Callable[[], DetectionFrame]]]  # what to call each, and its reader
+
+
+def _frames_of_files(path: str, data: DetectionData) -> Frames:
+    return [(str(file), functools.partial(read_cloud_frame, file, data)) for file in find_point_files(path)]
+
+
+def _frames_of_split(name: str, data: DetectionData) -> Frames:
+    if name not in data.source.splits:
+        raise ValueError(f"split: found {name!r}, expected one of {', '.join(data.source.splits)}")
+    data.source.ensure()
+    frames = data.frames(cast(Split, name))
+    return [(frame_id, functools.partial(frames.read, row)) for row, frame_id in enumerate(frames.frame_ids)]
 
 
 def read_cloud_frame(path: Path, data: DetectionData) -> DetectionFrame:

@@ -67,6 +67,7 @@ def write_nuscenes(root: Path, key_frames: int = 3, between: int = 2) -> None:
         "sample_data": [{"token": "cam", "calibrated_sensor_token": "cs1", "sample_token": "sample0"}],
         "ego_pose": [],
         "sample_annotation": [],
+        "attribute": [{"token": "at0", "name": "vehicle.parked"}, {"token": "at1", "name": "cycle.with_rider"}],
     }
     total = (key_frames - 1) * (between + 1) + 1
     for number in range(total):
@@ -104,6 +105,7 @@ def write_nuscenes(root: Path, key_frames: int = 3, between: int = 2) -> None:
                     "prev": f"a{thing}-{number - 1}" if number else "",
                     "next": f"a{thing}-{number + 1}" if number + 1 < key_frames else "",
                     "num_lidar_pts": count,
+                    "attribute_tokens": [f"at{thing}"] if thing < 2 else [],
                 }
             )
     folder = root / "v1.0-mini"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tests.samples import sample_data
 from tests.unit.data.kitti_sets import CLASSES, RANGE, SETTINGS, kitti_data, small_kitti
 from zoo.data.bad_samples import SampleError
 from zoo.data.boxes import points_in_boxes
-from zoo.data.detection import DetectionBatch
+from zoo.data.detection import DetectionBatch, collate_detection
 from zoo.data.detection_data import DetectionData, Fade
 from zoo.data.detection_transforms import (
     RandomFlip,
@@ -86,6 +87,25 @@ def test_evaluation_keeps_the_frames() -> None:
     moved = batch.to("meta")
     assert moved.batch.points.device.type == "meta"
     assert moved.frames is batch.frames
+
+
+def test_two_processes_share_the_frames() -> None:
+    def of_rank(rank: int) -> tuple[DetectionData, list[DetectionBatch]]:
+        data = kitti_data(train_transforms=AUGMENTATION, batch_size=1, max_steps=3)
+        place = {"global_rank": rank, "world_size": 2, "global_step": 0, "accumulate_grad_batches": 1}
+        data.trainer = SimpleNamespace(**place)  # pyright: ignore[reportAttributeAccessIssue]
+        data.source.splits["val"] = "train"
+        return data, list(data.train_dataloader())
+
+    (first, ours), (second, theirs) = of_rank(0), of_rank(1)
+    whole = kitti_data(train_transforms=AUGMENTATION, batch_size=2, max_steps=3).train_dataloader()
+    for own, other, both in zip(ours, theirs, whole, strict=True):  # augmentation and all
+        assert same(collate_detection([own.sample(0), other.sample(0)]), both)
+    batches = [list(data.val_dataloader()) for data in (first, second)]
+    seen = [[frame.frame_id for batch in share for frame in batch.frames] for share in batches]
+    assert seen == [["000000", "000002"], ["000001"]]  # no frame twice
+    assert [len(share) for share in batches] == [2, 2]  # as many batches, so that none waits
+    assert batches[1][1].batch.batch_size == 1
 
 
 def test_classes_are_filtered_and_columns_fitted() -> None:

@@ -64,3 +64,5 @@ def test_json_with_velocities(tmp_path: Path) -> None:
     assert content["source"] == "a.bin"
     (entry,) = content["detections"]
     assert entry == {"class": "Car", "score": 0.9, "box": [10, 2, -1, 4, 1.8, 1.5, 0.3], "velocity": [5, 0.5]}
+    write_detections_json(tmp_path / "b.json", found, ["bus"], "a.bin")  # a class of nuScenes
+    assert json.loads((tmp_path / "b.json").read_text())["detections"][0]["attribute"] == "vehicle.moving"

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from scipy.spatial.transform import Rotation
 
-from tests.unit.data.nuscenes_set import SPEED, VAN, pose, write_nuscenes
+from tests.unit.data.nuscenes_set import SENSOR, SPEED, VAN, cyclist, pose, write_nuscenes
 from zoo.data.bad_samples import SampleError
 from zoo.data.boxes import points_in_boxes
+from zoo.data.detection import Detections
 from zoo.data.detection_data import DetectionData
+from zoo.data.formats.nuscenes import rigid_transform
 from zoo.data.nuscenes_detection import NuScenesSource, balanced_rows
+from zoo.data.nuscenes_results import default_attributes, nuscenes_results, write_nuscenes_results
 from zoo.data.schema import write_arrays
 from zoo.data.sweep_infos import read_infos
 
@@ -60,6 +66,49 @@ def test_velocities(source: NuScenesSource) -> None:
         assert abs(np.hypot(*truck[:2]) - distance) < 1.5
 
 
+def test_attributes(source: NuScenesSource) -> None:
+    frame = source.open_split("mini_train")[1]
+    assert frame.attributes == ("vehicle.parked", "cycle.with_rider")
+    assert frame.select(np.array([False, True])).attributes == ("cycle.with_rider",)
+    kinds = ["car", "car", "bus", "bus", "bicycle", "motorcycle", "pedestrian", "pedestrian", "traffic_cone", "trailer"]
+    speeds = np.array([0.21, 0.19, 5, 0, 3, 0, 1, 0, 9, np.nan])
+    assert default_attributes(kinds, np.stack([0.6 * speeds, 0.8 * speeds], 1)) == [
+        "vehicle.moving", "vehicle.parked", "vehicle.moving", "vehicle.stopped", "cycle.with_rider",
+        "cycle.without_rider", "pedestrian.moving", "pedestrian.standing", "", "vehicle.parked",
+    ]  # fmt: skip
+
+
+def test_results_are_the_annotations_in_the_world(source: NuScenesSource, tmp_path: Path) -> None:
+    """What is found exactly goes back to what the tables say, in the server's format."""
+    names, results = ["bicycle", "truck"], {}
+    for frame in source.open_split("mini_train"):
+        boxes = torch.from_numpy(np.tile(frame.boxes, (300, 1)))
+        scores = torch.cat([torch.tensor([0.5, 0.75]), torch.linspace(0.4, 0.1, 598)])
+        found = Detections(boxes, scores, torch.tensor([1, 0]).repeat(300))
+        results[frame.frame_id] = nuscenes_results(found, frame, names)
+    write_nuscenes_results(tmp_path / "results.json", results)
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["meta"]["use_lidar"]
+    assert list(written["results"]) == ["sample0", "sample1", "sample2"]
+    for number, entries in enumerate(written["results"].values()):
+        assert len(entries) == 500
+        bicycle, truck = entries[:2]
+        assert (bicycle["detection_name"], truck["detection_name"]) == ("bicycle", "truck")
+        assert (bicycle["attribute_name"], truck["attribute_name"]) == ("cycle.with_rider", "vehicle.parked")
+        assert (bicycle["detection_score"], truck["detection_score"]) == (0.75, 0.5)
+        assert bicycle["sample_token"] == f"sample{number}"
+        np.testing.assert_allclose(bicycle["translation"], cyclist(0.5 * number), atol=1e-4)
+        np.testing.assert_allclose(truck["translation"], VAN, atol=1e-4)
+        np.testing.assert_allclose(bicycle["velocity"], SPEED[:2], atol=1e-4)
+        assert truck["size"] == [2.0, 5.0, 2.0]
+        w, x, y, z = truck["rotation"]
+        np.testing.assert_allclose(Rotation.from_quat([x, y, z, w]).as_euler("zyx"), [0.4, 0, 0], atol=1e-5)
+    bare = Detections(boxes[:1, :7], scores[:1], torch.tensor([1]))
+    assert nuscenes_results(bare, frame, names)[0]["velocity"] == [0, 0]
+    with pytest.raises(ValueError, match="sample2 has no pose, expected a key frame of nuScenes"):
+        nuscenes_results(bare, replace(frame, pose=None), names)
+
+
 def test_the_first_frame_repeats_its_sweep(source: NuScenesSource) -> None:
     info = read_infos(source.root / "zoo_infos_mini_train.npz")[0]
     assert len(set(info.paths)) == 1
@@ -67,6 +116,7 @@ def test_the_first_frame_repeats_its_sweep(source: NuScenesSource) -> None:
 
 
 def test_openpcdet_infos_give_the_same(source: NuScenesSource) -> None:
+    sensor = rigid_transform(SENSOR["translation"], SENSOR["rotation"])
     entries = [
         {
             "token": info.frame_id,
@@ -78,6 +128,8 @@ def test_openpcdet_infos_give_the_same(source: NuScenesSource) -> None:
             "gt_boxes": info.boxes,
             "gt_names": np.array(info.names),
             "num_lidar_pts": info.num_points,
+            "ref_from_car": np.linalg.inv(sensor),
+            "car_from_global": sensor @ np.linalg.inv(info.pose),
         }
         for info in read_infos(source.root / "zoo_infos_mini_train.npz")
     ]
@@ -88,6 +140,8 @@ def test_openpcdet_infos_give_the_same(source: NuScenesSource) -> None:
         np.testing.assert_allclose(theirs.points, ours.points)
         np.testing.assert_allclose(theirs.boxes, ours.boxes, atol=1e-9)
         assert theirs.names == ours.names
+        np.testing.assert_allclose(theirs.pose, ours.pose, atol=1e-9)
+        assert theirs.attributes == ("", "")
 
 
 def test_as_batches(source: NuScenesSource) -> None:
@@ -133,7 +187,7 @@ def test_what_goes_wrong(source: NuScenesSource, tmp_path: Path) -> None:
     with pytest.raises(SampleError, match=r"infos\.pkl: entry 0 is not what OpenPCDet writes"):
         NuScenesSource(root=root, splits=SPLITS, infos={"mini_train": "infos.pkl"}).open_split("mini_train")
     write_arrays(root / "zoo_infos_mini_train.npz", "sweep infos", 0, {})
-    with pytest.raises(SampleError, match=r"schema version 0, this version reads 1; rebuild it: .*data=nuscenes"):
+    with pytest.raises(SampleError, match=r"schema version 0, this version reads 2; rebuild it: .*data=nuscenes"):
         source.open_split("mini_train")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from zoo.data.detection import Detections
 from zoo.data.detection_frames import DetectionFrame
+from zoo.data.nuscenes_results import ATTRIBUTES, default_attributes
 from zoo.metrics.nuscenes import BoxTable, NuScenesNDS, nuscenes_figures
 
 CLASSES = ("car", "barrier", "traffic_cone")
@@ -149,8 +151,11 @@ def test_only_the_best_500_of_a_sample_count():
     assert nuscenes_figures(truth, kept, ("car",))["car/ATE"] == 0
 
 
-def test_metric_equals_the_function():
+@pytest.mark.parametrize("known", [True, False])
+def test_metric_equals_the_function(known):
     truth, found = scene(3)
+    assert truth.attributes is not None
+    words = np.array(["vehicle.moving", "vehicle.parked", "vehicle.stopped", ""])[truth.attributes]  # -1: the last
     frames, detections = [], []
     for sample in range(6):
         own, mine = truth.samples == sample, found.samples == sample
@@ -158,8 +163,11 @@ def test_metric_equals_the_function():
         grades = np.zeros(len(names), np.int64)
         points = np.ones(len(names), np.int64)
         frames.append(
-            DetectionFrame(str(sample), np.zeros((0, 5), np.float32), truth.boxes[own], names, grades, points)
-        )
+            DetectionFrame(
+                str(sample), np.zeros((0, 5), np.float32), truth.boxes[own], names, grades, points,
+                attributes=tuple(words[own]) if known else (),
+            )
+        )  # fmt: skip
         detections.append(
             Detections(
                 torch.from_numpy(found.boxes[mine]),
@@ -171,10 +179,13 @@ def test_metric_equals_the_function():
     metric.update(detections[:2], frames[:2])
     metric.update(detections[2:], frames[2:])
     figures = metric.compute()
-    bare = [BoxTable(table.samples, table.labels, table.boxes, table.scores) for table in (truth, found)]
-    expected = nuscenes_figures(*bare, CLASSES)
-    assert "NDS" not in expected
-    assert expected["mAAE"] == 1
+    given = default_attributes([CLASSES[label] for label in found.labels], found.boxes[:, 7:])
+    wanted, numbers = (np.array([ATTRIBUTES.index(x) if x else -1 for x in some]) for some in (words, given))
+    expected = nuscenes_figures(
+        replace(truth, attributes=wanted if known else None), replace(found, attributes=numbers), CLASSES
+    )
+    assert ("NDS" in expected, "NDS_at_least" in figures) == (known, not known)
+    assert (expected["mAAE"] == 1) is not known
     for name, value in expected.items():
         assert float(figures[name]) == pytest.approx(value, abs=1e-6), name
     frames[0].num_points[:] = 0

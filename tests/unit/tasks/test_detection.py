@@ -11,8 +11,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from tests.smoke.runs import checkpoint, differences, train_here
+from tests.smoke.runs import checkpoint, differences, newest_run, train_here, train_there
 from tests.unit.data.kitti_sets import CLASSES, RANGE, kitti_data, small_kitti
+from tests.unit.data.nuscenes_set import write_nuscenes
 from tests.unit.data.test_point_files import write_pcd
 from tests.unit.tasks.toy_detector import PerfectDetector, ToyDetector
 from zoo.data.detection import collate_detection
@@ -37,6 +38,7 @@ TOY = (
     "+task.log_every=2",
     "+task.metrics.found._target_=zoo.metrics.detection.FoundObjects",
     "+task.metrics.found.class_names=${data.class_names}",
+    "+task.metrics.found.class_name=Car",
     "+task.gallery._target_=zoo.tasks.detection_gallery.DetectionGallery",
     "optim=adamw",
     "optim.optimizer.lr=0.1",
@@ -79,6 +81,28 @@ def test_resuming_is_exact(workers: int, tmp_path: Path) -> None:
     assert resumed["global_step"] == 8
     for part in ("state_dict", "optimizer_states"):
         assert not differences(resumed[part], whole[part])
+
+
+@pytest.mark.slow
+def test_two_processes_learn_and_measure_what_one_does(tmp_path: Path) -> None:
+    """Three test frames for two processes: the last one gets a filler, which must not count."""
+    options = (
+        *TOY, "model._target_=tests.unit.tasks.toy_detector.EvenDetector",
+        "data.source.splits={train: train, val: val, test: train}", "trainer.max_steps=6",
+        "+task.metrics.found.min_points=1",
+    )  # fmt: skip
+    one = train_here(tmp_path / "one", *options, "data.batch_size=2")
+    devices = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=1")
+    done = train_there(tmp_path / "two", *options, *devices)
+    assert done.returncode == 0, done.stdout + done.stderr
+    two = newest_run(tmp_path / "two")
+    ours, theirs = (json.loads((run / "metrics.json").read_text()) for run in (one, two))
+    measured = [name for name in ours if name.startswith("test/")]
+    assert "test/found/objects" in measured
+    assert {name: theirs[name] for name in measured} == pytest.approx({name: ours[name] for name in measured}, abs=1e-6)
+    whole, shared = (checkpoint(run)["state_dict"] for run in (one, two))
+    for name, value in whole.items():
+        torch.testing.assert_close(shared[name], value, rtol=1e-5, atol=1e-6)
 
 
 def make_task(**options: object) -> DetectionTask:
@@ -161,6 +185,37 @@ def test_predicting_a_folder_of_kitti(trained: Path, tmp_path: Path) -> None:
     assert (folder / "000005.json").is_file()
 
 
+def test_predicting_a_split(trained: Path, tmp_path: Path) -> None:
+    options = [f"ckpt={trained}", f"output={tmp_path}", "min_score=0.1", "pictures=false"]
+    predict(compose([*options, "split=test"], config_name="predict"))
+    predict_with(trained, small_kitti() / "testing" / "velodyne", tmp_path / "files", *options[2:])
+    for name in ("000004", "000005"):
+        split, files = (json.loads((folder / f"{name}.json").read_text()) for folder in (tmp_path, tmp_path / "files"))
+        assert split["source"] == name
+        assert split["detections"] == files["detections"]
+    assert not (tmp_path / "results_nusc.json").exists()
+
+
+def test_a_submission_to_nuscenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.data.nuscenes_detection.MINI_SCENES", {"mini_train": ("scene-0061",)})
+    write_nuscenes(tmp_path / "set")
+    trained = train_here(
+        tmp_path / "run", *(option for option in TOY if not option.startswith("data")),
+        "data=nuscenes", f"data.source.root={tmp_path / 'set'}", "data.source.version=v1.0-mini",
+        "data.source.splits={train: mini_train, val: mini_train, test: mini_train}", "data.source.max_sweeps=2",
+        "data.source.balanced=false",
+        "data.train_transforms.gt_sampling=null", "data.fade=null", "trainer.max_steps=1", "test=false",
+        "task.metrics.found.class_name=car",
+    )  # fmt: skip
+    cfg = compose([f"ckpt={trained}", "split=val", f"output={tmp_path}", "min_score=0"], config_name="predict")
+    content = json.loads((predict(cfg) / "results_nusc.json").read_text())
+    assert list(content["results"]) == ["sample0", "sample1", "sample2"]
+    for token, (entry,) in content["results"].items():
+        assert entry["sample_token"] == token
+        assert (entry["detection_name"], entry["attribute_name"]) == ("car", "vehicle.parked")
+        assert abs(entry["translation"][2]) < 3  # over the ground of the world, not around the sensor
+
+
 def test_predicting_other_files_without_camera(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     points = np.fromfile(small_kitti() / "testing" / "velodyne" / "000004.bin", dtype="<f4").reshape(-1, 4)
@@ -178,8 +233,10 @@ def test_predicting_other_files_without_camera(trained: Path, tmp_path: Path) ->
 
 
 def test_predicting_nothing(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="input: nothing to do"):
+    with pytest.raises(ValueError, match="input=None, split=None: expected one of them"):
         predict(compose([f"ckpt={trained}"], config_name="predict"))
+    with pytest.raises(ValueError, match="split: found 'all', expected one of train, val, test"):
+        predict(compose([f"ckpt={trained}", "split=all"], config_name="predict"))
     (tmp_path / "broken.bin").write_bytes(b"123")
     with pytest.raises(ValueError, match="none of 1 files could be read"):
         predict_with(trained, tmp_path / "broken.bin", tmp_path / "out")

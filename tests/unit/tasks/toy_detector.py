@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from zoo.data.detection import DetectionBatch, Detections
+from zoo.data.detection import DetectionBatch, Detections, collate_detection
 
 
 class ToyDetector(nn.Module):
@@ -33,6 +33,14 @@ class ToyDetector(nn.Module):
             box = torch.cat([points[:, :3].mean(0), self.size, self.size.new_zeros(1)])
             results.append(Detections(box[None], self.score[:1].sigmoid(), points.new_zeros(1).long()))
         return results
+
+
+class EvenDetector(ToyDetector):
+    """Every sample weighs the same, so that the mean over two processes is the mean over their samples."""
+
+    def loss(self, batch: DetectionBatch) -> dict[str, Tensor]:
+        terms = [ToyDetector.loss(self, collate_detection([batch.sample(row)])) for row in range(batch.batch_size)]
+        return {name: torch.stack([some[name] for some in terms]).mean() for name in terms[0]}
 
 
 class PerfectDetector(ToyDetector):

@@ -74,6 +74,7 @@ class _Tables:
         self.key_sweep = {record["sample_token"]: record for record in self.sweeps.values() if record["is_key_frame"]}
         self.samples, self.scenes, self.poses = self._read("sample"), self._read("scene"), self._read("ego_pose")
         self.annotations = self._read("sample_annotation")
+        self.attributes = {token: record["name"] for token, record in self._read("attribute").items()}
         self.of_sample: dict[str, list[Record]] = {}
         for record in self.annotations.values():
             self.of_sample.setdefault(record["sample_token"], []).append(record)
@@ -147,7 +148,8 @@ def build_infos(
 
 def _info(tables: _Tables, sample: Record, max_sweeps: int) -> SweepInfo:
     key = tables.key_sweep[sample["token"]]
-    sensor_from_global = np.linalg.inv(tables.global_from_sensor(key))
+    pose = tables.global_from_sensor(key)
+    sensor_from_global = np.linalg.inv(pose)
     chain = [key]
     while len(chain) < max_sweeps:
         before = chain[-1]["prev"]
@@ -163,11 +165,19 @@ def _info(tables: _Tables, sample: Record, max_sweeps: int) -> SweepInfo:
         boxes,
         tuple(str(_kind(tables, record)) for record in annotations),
         np.array([record["num_lidar_pts"] for record in annotations], dtype=np.int64),
+        tuple(_attribute(tables, record) for record in annotations),
+        pose,
     )
 
 
 def _kind(tables: _Tables, annotation: Record) -> str | None:
     return CATEGORIES.get(tables.category[annotation["instance_token"]])
+
+
+def _attribute(tables: _Tables, annotation: Record) -> str:
+    """What the object is doing; the tables give at most one word for the classes that are detected."""
+    tokens = annotation["attribute_tokens"]
+    return str(tables.attributes[tokens[0]]) if tokens else ""
 
 
 def _box(tables: _Tables, annotation: Record, sensor_from_global: NDArray[np.floating[Any]]) -> list[float]:
