@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from zoo.benchmark.harness import Case, close
 from zoo.data.formats.kitti import KittiLabels
 from zoo.metrics.kitti_ap import kitti_average_precision
 from zoo.ops import (
+    boxes_aligned_iou,
     boxes_iou_3d,
     boxes_iou_bev,
     draw_heatmap,
@@ -22,11 +23,11 @@ from zoo.ops import (
     scatter_to_bev,
 )
 from zoo.ops.dispatch import REFERENCES
-from zoo.ops.reference.box_iou import IOU_3D
+from zoo.ops.reference.box_iou import IOU_3D, IOU_BEV
 
 THREADS = 2
 CANDIDATES, AREA = 4096, 150.0
-PAIRS, NUM_POINTS, NUM_BOXES, OBJECTS = 1000, 200_000, 100, 500
+PAIRS, ALIGNED, NUM_POINTS, NUM_BOXES, OBJECTS = 1000, 20_000, 200_000, 100, 500
 VOXELS, CHANNELS, MAP = 60_000, 192, 468
 FRAMES = 500
 SHARES = (0.6, 0.2, 0.1, 0.05, 0.05)  # of the classes in random frames
@@ -74,6 +75,13 @@ def plain_scatter(features: Tensor, coords: Tensor, size: int) -> Tensor:
     flat = features.new_zeros(size * size, features.shape[1])
     flat.index_copy_(0, coords[:, 2].long() * size + coords[:, 3], features)
     return flat.view(1, size, size, -1).permute(0, 3, 1, 2)
+
+
+def gradient_of(iou: Callable[[Tensor, Tensor], Tensor], found: Tensor, truth: Tensor) -> Tensor:
+    """The gradient of the sum of overlaps in the boxes that were found."""
+    leaf = found.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(iou(leaf, truth).sum(), leaf)
+    return gradient
 
 
 def label_frames(count: int, objects: int = 8, false_alarms: int = 22) -> tuple[list[KittiLabels], list[KittiLabels]]:
@@ -142,13 +150,26 @@ def _suppression_cases() -> Iterator[Case]:
 
 def _box_cases() -> Iterator[Case]:
     a, b = cars(PAIRS, 30.0, 1)[0], cars(PAIRS, 30.0, 2)[0]
+    for what, iou, measure in (("BEV", boxes_iou_bev, IOU_BEV), ("3D", boxes_iou_3d, IOU_3D)):
+        yield Case(
+            f"{PAIRS} x {PAIRS} cars",
+            f"{what} IoU over 30 x 30 m",
+            THREADS,
+            functools.partial(iou, a, b),
+            PLAIN,
+            functools.partial(REFERENCES["boxes_iou_pairs"], a, b, measure),
+            compare=functools.partial(close, rtol=1e-3),
+            repeats=5,
+        )
+    near, _ = cars(ALIGNED, AREA, 4)
+    found = near + 0.2 * torch.randn(near.shape, generator=torch.Generator().manual_seed(5))
     yield Case(
-        f"{PAIRS} x {PAIRS} cars",
-        "3D IoU over 30 x 30 m",
+        f"{ALIGNED // 1000}k pairs of cars",
+        "3D IoU row by row, forward and gradient",
         THREADS,
-        lambda: boxes_iou_3d(a, b),
+        lambda: gradient_of(boxes_aligned_iou, found, near),
         PLAIN,
-        lambda: REFERENCES["boxes_iou_pairs"](a, b, IOU_3D),
+        lambda: gradient_of(lambda x, y: REFERENCES["boxes_iou_aligned"](x, y, IOU_3D), found, near),
         compare=functools.partial(close, rtol=1e-3),
         repeats=5,
     )
