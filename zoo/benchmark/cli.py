@@ -13,7 +13,7 @@ from pathlib import Path
 def main(arguments: Sequence[str] | None = None) -> int:
     """``GROUP... [--out FILE.csv]`` measures; ``record RUN`` keeps a run's figures; ``results`` writes their pages."""
     parser = argparse.ArgumentParser(prog="benchmark.py", description=main.__doc__)
-    groups = "fields, sparse, spike, dsvt, spark, gaussians; or: record RUN; or: results"
+    groups = "fields, sparse, spike, dsvt, surface, spark, gaussians; or: record RUN; or: results"
     parser.add_argument("groups", nargs="+", metavar="GROUP", help=groups)
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write the rows as CSV")
     parser.add_argument("--table", type=Path, metavar="FILE.md", help="write the table for the docs")

@@ -10,15 +10,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo.benchmark.harness import Case, Row
+from zoo.benchmark.harness import Case, Row, fastest
 from zoo.models.spark import ConvNeXt, SparK, SparseEncoder, sample_mask
 from zoo.models.spark.network import Backend, DensifyNorm
 from zoo.models.spark.sparse_layers import SparseConv2d, SparseLinear
@@ -100,7 +98,9 @@ def encoder_case(network: Network, ratio: float) -> Case:
         return run
 
     dense_work, sparse_work = encoder_work(network, image, mask)
-    label, peer = _faster({name: functools.partial(make, "masked_dense", value) for name, value in FORMATS.items()})
+    label, peer = fastest(
+        {name: functools.partial(make, "masked_dense", value) for name, value in FORMATS.items()}, THREADS
+    )
     return Case(
         case=f"{network.name}, {ratio:.0%} masked",
         what=f"encoder forward + backward, batch {BATCH}; at equal efficiency {dense_work / sparse_work:.2f}x",
@@ -135,7 +135,9 @@ def step_case(network: Network, ratio: float) -> Case:
 
         return run
 
-    label, peer = _faster({name: functools.partial(make, "masked_dense", value) for name, value in FORMATS.items()})
+    label, peer = fastest(
+        {name: functools.partial(make, "masked_dense", value) for name, value in FORMATS.items()}, THREADS
+    )
     return Case(
         case=f"{network.name}, {ratio:.0%} masked",
         what=f"whole pre-training step with decoder and LAMB, batch {BATCH}",
@@ -169,25 +171,6 @@ def agree(actual: list[Tensor], expected: list[Tensor]) -> None:
         assert difference <= allowed, (
             f"result[{index}] {tuple(b.shape)}: differs by {difference:.3g}, {allowed:.3g} allowed"
         )
-
-
-def _faster(makers: dict[str, Callable[[], Callable[[], Any]]]) -> tuple[str, Callable[[], Any]]:
-    """The name and a fresh function of the side that is faster in its second call."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    times: dict[str, float] = {}
-    try:
-        for name, make in makers.items():
-            run = make()
-            run()
-            start = time.perf_counter()
-            run()
-            times[name] = time.perf_counter() - start
-            log.info("masked dense, %s: %.0f ms", name, 1e3 * times[name])
-    finally:
-        torch.set_num_threads(before)
-    best = min(times, key=lambda name: times[name])
-    return best, makers[best]()
 
 
 def encoder_work(network: Network, image: Tensor, mask: Tensor) -> tuple[float, float]:

@@ -31,7 +31,8 @@ Maps = list[list[Tensor]]  # coarse to fine; in each the planes xy, xz, yz or th
 _LEVELS = 3
 
 
-def _projections(points: Tensor, kind: Kind, padding: float) -> list[Projection]:
+def normalized_projections(points: Tensor, kind: Kind, padding: float) -> list[Projection]:
+    """A cloud ``(B, N, 3)`` on the planes xy, xz, yz or in the volume."""
     if kind == "grid":
         return [Projection(normalize_to_volume(points, padding))]
     return [Projection(normalize_to_plane(points, plane, padding)) for plane in PLANES]
@@ -66,7 +67,7 @@ class GridFormerEncoder(nn.Module):
 
     def forward(self, points: Tensor) -> Maps:
         """The three maps of the way up of a cloud ``(B, N, 3)``."""
-        projections = _projections(points, self.kind, self.padding)
+        projections = normalized_projections(points, self.kind, self.padding)
         features = self.fc_pos(points).flatten(0, 1)
         grids = []
         for projection in projections:
@@ -114,7 +115,7 @@ class GridFormerDecoder(nn.Module):
 
     def forward(self, maps: Maps, queries: Tensor) -> Tensor:
         """``(B, Q, 3)`` to logits ``(B, Q)``."""
-        places = [projection.coords for projection in _projections(queries, self.kind, self.padding)]
+        places = [projection.coords for projection in normalized_projections(queries, self.kind, self.padding)]
         feature = queries.new_zeros(())
         for mlp, grids in zip(self.fc_multi, maps, strict=True):
             sampled = [sample_point_grid(grid, place) for grid, place in zip(grids, places, strict=True)]
