@@ -89,6 +89,8 @@ def render(cfg: DictConfig) -> Path:
 def run_benchmark(cfg: DictConfig) -> Path:
     """Run ``benchmark`` for ``track`` and return the folder with its results; the same call goes on where it was.
 
+    With ``spare.check`` an archive is examined and nothing is run.
+
     Raises:
         ValueError: The benchmark is unknown, or a key has no usable value.
         OSError: Files cannot be read or written.
@@ -98,7 +100,16 @@ def run_benchmark(cfg: DictConfig) -> Path:
     if cfg.benchmark != "spare":
         raise ValueError(f"benchmark: found {cfg.benchmark!r}, expected spare or null")
     settings = {**cfg.spare, "track": cfg.track, "output": cfg.output}
-    return benchmark_of(settings, cfg.paths.output_dir, [str(override) for override in cfg.overrides]).run()
+    benchmark = benchmark_of(settings, cfg.paths.output_dir, [str(override) for override in cfg.overrides])
+    if cfg.spare.check is None:
+        return benchmark.run()
+    problems = benchmark.check(cfg.spare.check)
+    for problem in problems:
+        log.error("%s", problem)
+    if problems:
+        raise ValueError(f"spare.check={cfg.spare.check}: {len(problems)} faults, see above")
+    log.info("%s: would be accepted", cfg.spare.check)
+    return Path(cfg.spare.check)
 
 
 def _cameras(cfg: DictConfig, trained: TrainedField) -> tuple[Cameras, list[Tensor] | None]:

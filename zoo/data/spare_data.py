@@ -27,7 +27,7 @@ __all__ = ["SpareData"]
 
 log = logging.getLogger(__name__)
 
-Silhouette = Literal["dark_backdrop", "masks"]
+Silhouette = Literal["dark_backdrop", "dark_enclosed", "masks"]
 
 
 class SpareData(RadianceFieldData):
@@ -46,8 +46,9 @@ class SpareData(RadianceFieldData):
         truth: folder of the test views; None: ``truth`` below the root.
         masks: folder of the object masks; None: ``masks`` below the root.
         depths: folder of supplied inverse depth, ``<scene>/<view:03d>.npy`` ``(H, W)``, larger is nearer; or None.
-        silhouette: where training pictures get their alpha from: ``dark_backdrop``, ``masks``, or None for none.
-        dark: threshold of ``dark_backdrop``.
+        silhouette: where training pictures get their alpha from: ``dark_backdrop`` or ``dark_enclosed`` (see
+            `foreground_of_dark_backdrop`, the latter with ``enclosed``), ``masks``, or None for none.
+        dark: threshold of the first two.
         leave_out: position among the input views of the one to validate on; None: none.
         frame: ``focus`` or ``regnerf``, see `zoo.data.spare_scene`.
         aabb: box to model in that frame; None: a cube of ``box`` times the cameras' distance about their focus.
@@ -85,8 +86,10 @@ class SpareData(RadianceFieldData):
             raise ValueError(f"scene, dtu_scan: found {scene!r} and {dtu_scan!r}, expected exactly one of them")
         if phase not in ("development", "test"):
             raise ValueError(f"phase: found {phase!r}, expected 'development' or 'test'")
-        if silhouette not in (None, "dark_backdrop", "masks"):
-            raise ValueError(f"silhouette: found {silhouette!r}, expected 'dark_backdrop', 'masks' or null")
+        if silhouette not in (None, "dark_backdrop", "dark_enclosed", "masks"):
+            raise ValueError(
+                f"silhouette: found {silhouette!r}, expected 'dark_backdrop', 'dark_enclosed', 'masks' or null"
+            )
         self.scene_name, self.track, self.dtu_scan = scene, track, dtu_scan
         self.folder = SpareFolder(
             self.root, phase, None if truth is None else Path(truth), None if masks is None else Path(masks)
@@ -246,7 +249,9 @@ class SpareData(RadianceFieldData):
                 path = self.folder.mask(self.scene, self._numbers["train"][0])
                 raise SampleError(path, "no such mask; data.silhouette=dark_backdrop or null does without")
             return masks
-        found = foreground_of_dark_backdrop(images.images, threshold=self.dark)
+        found = foreground_of_dark_backdrop(
+            images.images, threshold=self.dark, enclosed=self.silhouette == "dark_enclosed"
+        )
         share = found.float().mean((1, 2))
         if float(share.min()) < 1e-3:
             name = images.names[int(share.argmin())]

@@ -8,6 +8,7 @@ A folder holds the state, so that an interrupted benchmark goes on where it was:
     scores/<scene>.json                   figures of each picture, where the test views are known
     scores.json                           means of scenes and of data sets
     submission.zip                        what the benchmark's server takes
+    selection.json, selection/            where candidates were compared, see `zoo.training.leave_one_out`
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,13 @@ from zoo.data.cameras import Cameras
 from zoo.data.formats.spare import SpareScene
 from zoo.data.image_files import image_size
 from zoo.data.spare_data import SpareData
-from zoo.data.spare_submission import write_submission
+from zoo.data.spare_submission import check_submission, write_submission
 from zoo.files import atomic_path, write_json
 from zoo.metrics.spare_scores import SpareScores, mean_scores
 from zoo.tasks.view_task import ViewTask
 from zoo.training.configuration import build, compose, load_run
+from zoo.training.leave_one_out import LeaveOneOut, train_scene
 from zoo.training.run_folder import RunFolder
-from zoo.training.session import run_session
 
 __all__ = ["SpareBenchmark"]
 
@@ -54,6 +55,7 @@ class SpareBenchmark:
         scenes: names of the scenes; empty: all of the split.
         overrides: further changes to the recipe.
         scores: how renderings are compared with test views that are known.
+        selection: candidates, of which the best by leave-one-out on the input views is used.
     """
 
     folder: Path
@@ -64,6 +66,7 @@ class SpareBenchmark:
     scenes: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     scores: SpareScores = field(default_factory=SpareScores)
+    selection: LeaveOneOut = field(default_factory=LeaveOneOut)
 
     def run(self) -> Path:
         """Do what is left to do and return the folder.
@@ -75,6 +78,18 @@ class SpareBenchmark:
         """
         self._claim_folder()
         scenes = self._split()
+        if self.selection.candidates:
+            best = self.selection.choose(self.folder, scenes, self._recipe)
+            log.info("chosen by leave-one-out: %s", best)
+            changes = (*self.overrides, *self.selection.candidates[best])
+            return replace(self, overrides=changes, selection=LeaveOneOut())._run(scenes)
+        return self._run(scenes)
+
+    def check(self, archive: str | Path) -> list[str]:
+        """What is wrong with an archive as an answer to the split, one line for each fault; empty where nothing is."""
+        return check_submission(archive, self._split(), size=self.size)
+
+    def _run(self, scenes: Mapping[str, SpareScene]) -> Path:
         for number, scene in enumerate(scenes.values()):
             log.info("scene %d of %d: %s", number + 1, len(scenes), scene.name)
             self._train(scene)
@@ -94,6 +109,12 @@ class SpareBenchmark:
             "experiment": self.experiment, "track": self.track, "phase": self.phase, "size": list(self.size),
             "overrides": list(self.overrides),
         }  # fmt: skip
+        if self.selection.candidates:
+            wanted["selection"] = {
+                "candidates": {name: list(changes) for name, changes in self.selection.candidates.items()},
+                "scenes": list(self.selection.scenes),
+                "overrides": list(self.selection.overrides),
+            }
         if path.is_file():
             found = json.loads(path.read_text())
             if found != wanted:
@@ -113,13 +134,7 @@ class SpareBenchmark:
         return {name: scene for name, scene in scenes.items() if not self.scenes or name in self.scenes}
 
     def _train(self, scene: SpareScene) -> None:
-        run = RunFolder(self.folder / "runs" / scene.name)
-        if run.metrics.is_file():
-            return
-        more = [f"data.scene={scene.name}", f"paths.run_dir='{run.path.resolve()}'", "test=false"]
-        if run.last.is_file():
-            more.append(f"ckpt='{run.last.resolve()}'")
-        run_session(compose(self._recipe(*more)), overrides=self._recipe(*more))
+        train_scene(RunFolder(self.folder / "runs" / scene.name), self._recipe, f"data.scene={scene.name}")
 
     def _render(self, scene: SpareScene) -> None:
         folder, scores = self.folder / "renders" / scene.name, self.folder / "scores" / f"{scene.name}.json"
@@ -196,6 +211,7 @@ def benchmark_of(settings: Mapping[str, Any], output_dir: str | Path, overrides:
     size = tuple(int(side) for side in settings["size"])
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"spare.size: found {list(settings['size'])}, expected width and height")
+    selection = settings["selection"]
     name = f"{settings['experiment']}_track{settings['track']}_{settings['phase']}"
     return SpareBenchmark(
         folder=Path(settings["output"]) if settings["output"] else Path(output_dir) / "spare" / name,
@@ -209,5 +225,10 @@ def benchmark_of(settings: Mapping[str, Any], output_dir: str | Path, overrides:
             ssim_variant=settings["ssim_variant"],
             lpips_net=settings["lpips_net"],
             lpips_weights=settings["lpips_weights"],
+        ),
+        selection=LeaveOneOut(
+            candidates={str(key): [str(line) for line in lines] for key, lines in selection["candidates"].items()},
+            scenes=tuple(selection["scenes"] or ()),
+            overrides=tuple(str(line) for line in selection["overrides"]),
         ),
     )

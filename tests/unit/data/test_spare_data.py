@@ -186,6 +186,16 @@ def test_shadows_under_something_bright_stay_in_the_silhouette() -> None:
     assert not bool(found[0, :, 0].any())
 
 
+def test_what_lies_under_the_object_can_be_left_out_of_the_silhouette() -> None:
+    picture = torch.zeros(1, 20, 3, 3, dtype=torch.uint8)
+    picture[0, 4, 1] = picture[0, 9, 1] = 200  # dark from 5 to 8, enclosed; nothing below 9
+    open_below = foreground_of_dark_backdrop(picture, threshold=30, column=5)
+    enclosed = foreground_of_dark_backdrop(picture, threshold=30, column=5, enclosed=True)
+    assert open_below[0, :, 1].nonzero()[:, 0].tolist() == list(range(4, 15))
+    assert enclosed[0, :, 1].nonzero()[:, 0].tolist() == list(range(4, 10))
+    assert not bool(enclosed[0, :, [0, 2]].any())
+
+
 def test_unseen_poses_look_where_the_cameras_look() -> None:
     poses = rig_poses()[:9]
     found = unseen_poses(poses, 50, generator=torch.Generator().manual_seed(0), jitter=0.0)

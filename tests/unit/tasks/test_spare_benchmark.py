@@ -10,6 +10,9 @@ import pytest
 from tests.smoke.twins import SAMPLES
 from zoo.data.spare_scene import SpareFolder
 from zoo.data.spare_submission import check_submission
+from zoo.render import run_benchmark
+from zoo.training.configuration import compose
+from zoo.training.leave_one_out import LeaveOneOut
 from zoo.training.spare_benchmark import SpareBenchmark
 
 
@@ -40,10 +43,40 @@ def test_a_submission_from_a_split(experiment: str, tmp_path: Path, monkeypatch:
 
     (folder / "submission.zip").unlink()  # killed between training and packing
     next((folder / "renders").rglob("*.png")).unlink()
-    monkeypatch.setattr("zoo.training.spare_benchmark.run_session", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("zoo.training.leave_one_out.run_session", lambda *_, **__: pytest.fail("trained again"))
     first.run()
     assert (folder / "submission.zip").read_bytes() == whole
     with pytest.raises(ValueError, match="holds results of"):
         benchmark(tmp_path, experiment=experiment, track=2).run()
     with pytest.raises(ValueError, match=r"scenes: found \['Teapot'\]"):
         benchmark(tmp_path, experiment=experiment, scenes=("Teapot",)).run()
+
+
+@pytest.mark.slow  # seven runs
+def test_the_best_candidate_by_the_views_left_out_is_used(tmp_path: Path) -> None:
+    candidates = {"still": ["optim.optimizer.lr=0.0"], "learning": ["trainer.max_steps=12"]}
+    options = {"selection": LeaveOneOut(candidates=candidates, overrides=("task.log_every=5",))}
+    folder = benchmark(tmp_path, **options).run()
+    found = json.loads((folder / "selection.json").read_text())
+    means = {name: figures["psnr"] for name, figures in found["candidates"].items()}
+    assert found["chosen"] == max(means, key=lambda name: means[name])
+    assert len(list((folder / "selection").rglob("*_[012].json"))) == 6
+    (run,) = (folder / "runs").iterdir()
+    steps = json.loads((run / "metrics.json").read_text())["steps"]
+    assert steps == (12 if found["chosen"] == "learning" else 2)
+    with pytest.raises(ValueError, match=r"selection\.scenes: found \['Teapot'\]"):
+        LeaveOneOut(candidates=candidates, scenes=("Teapot",)).choose(tmp_path, {}, lambda: [])
+
+
+def test_the_command_examines_an_archive(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = benchmark(tmp_path).run()
+    tiny = [f"'{line}'" for line in benchmark(tmp_path).overrides]
+    cfg = compose(
+        ["benchmark=spare", "spare.experiment=spare_field_plain", "spare.size=[40,30]", f"overrides=[{','.join(tiny)}]",
+         f"paths.output_dir={tmp_path}", f"spare.check={folder}/submission.zip"], config_name="render",
+    )  # fmt: skip
+    assert run_benchmark(cfg) == folder / "submission.zip"
+    cfg.spare.size = [80, 60]
+    with pytest.raises(ValueError, match="2 faults"):
+        run_benchmark(cfg)
+    assert "has 40 x 30 pixels, expected 80 x 60" in caplog.text
