@@ -1,4 +1,4 @@
-"""``tools/render.py`` and ``zoo render``: pictures, depth maps and films of a trained field.
+"""``tools/render.py`` and ``zoo render``: pictures, depth maps and films of a trained field or scene of Gaussians.
 
 ``benchmark=spare track=1`` trains and renders all scenes of a split of the SpaRe benchmark and packs the submission.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zoo.data.cameras import Cameras
-    from zoo.training.trained_field import TrainedField
+    from zoo.training.trained_field import TrainedScene
 
 __all__ = ["main", "render", "run_benchmark"]
 
@@ -28,7 +28,7 @@ SPLITS = ("train", "val", "test")
 
 @hydra.main(version_base="1.3", config_path="pkg://zoo.configs", config_name="render")
 def main(cfg: DictConfig) -> None:
-    """Render ``views`` of the field that ``ckpt`` names, or run ``benchmark``."""
+    """Render ``views`` of what ``ckpt`` names, or run ``benchmark``."""
     from zoo.training.signals import RunInterrupted
 
     try:
@@ -54,13 +54,13 @@ def render(cfg: DictConfig) -> Path:
     import torch
 
     from zoo.rendering.camera_renders import render_cameras, resize_cameras
-    from zoo.training.trained_field import open_trained_field
+    from zoo.training.trained_field import open_trained_scene
 
     if cfg.film not in (None, "gif", "mp4"):
         raise ValueError(f"film: found {cfg.film!r}, expected gif, mp4 or null")
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
-    trained = open_trained_field(
+    trained = open_trained_scene(
         cfg.ckpt, output_dir=cfg.paths.output_dir, name=cfg.name, overrides=list(cfg.overrides)
     )
     cameras, truth = _cameras(cfg, trained)
@@ -68,17 +68,14 @@ def render(cfg: DictConfig) -> Path:
         cameras, truth = resize_cameras(cameras, cfg.scale), None
     folder = Path(cfg.output) if cfg.output else trained.folder / "renders" / Path(str(cfg.views)).stem
     scores = render_cameras(
-        trained.field,
-        trained.renderer,
+        lambda camera: trained.render(camera, cfg.rays_per_chunk),
         cameras,
         folder,
-        background=trained.background,
         truth=truth,
         pictures=cfg.pictures,
         depth=cfg.depth,
         film=cfg.film,
         fps=cfg.fps,
-        rays_per_chunk=cfg.rays_per_chunk,
     )
     if scores:
         log.info("mean PSNR: %.2f dB", sum(scores) / len(scores))
@@ -112,7 +109,7 @@ def run_benchmark(cfg: DictConfig) -> Path:
     return Path(cfg.spare.check)
 
 
-def _cameras(cfg: DictConfig, trained: TrainedField) -> tuple[Cameras, list[Tensor] | None]:
+def _cameras(cfg: DictConfig, trained: TrainedScene) -> tuple[Cameras, list[Tensor] | None]:
     """The cameras to render, and the photographs to compare with where there are some."""
     import torch
 

@@ -1,9 +1,9 @@
-"""Pictures of a field at many cameras, as files."""
+"""Pictures of a scene at many cameras, as files."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo.data.cameras import Cameras
 from zoo.data.scene_frame import apply_similarity
 from zoo.metrics.image import psnr
-from zoo.rendering.field_renderer import FieldRenderer, RadianceField
+from zoo.rendering.field_renderer import RenderedImage
 from zoo.rendering.images import color_depth, write_film, write_png
 from zoo.rendering.trajectories import read_camera_path
 
@@ -48,27 +48,34 @@ def cameras_of_path(path: Path | str, views: Cameras, world_to_scene: Tensor) ->
 
 
 def render_cameras(
-    field: RadianceField,
-    renderer: FieldRenderer,
+    render: Callable[[Cameras], RenderedImage],
     cameras: Cameras,
     folder: Path,
     *,
-    background: Tensor,
     truth: Sequence[Tensor] | None = None,
     pictures: bool = True,
     depth: bool = True,
     film: str | None = None,
     fps: float = 24.0,
-    rays_per_chunk: int = 8192,
 ) -> list[float]:
     """Render every camera into ``folder``: ``000_rgb.png``, ``000_depth.png``, and ``film.gif`` or ``film.mp4``.
+
+    Args:
+        render: What one camera sees.
+        cameras: The cameras.
+        folder: Where files go.
+        truth: Photographs ``(H, W, 3)`` to compare with.
+        pictures: Whether to write pictures.
+        depth: Whether to write false-colour depth.
+        film: ``gif``, ``mp4`` or None.
+        fps: Pictures of the film for each second.
 
     Returns:
         The PSNR of each view against the photographs ``truth`` ``(H, W, 3)``; empty without them.
     """
     frames, scores = [], []
     for index in range(len(cameras)):
-        seen = renderer.render_image(field, cameras[[index]], background=background, rays_per_chunk=rays_per_chunk)
+        seen = render(cameras[[index]])
         if pictures:
             write_png(folder / f"{index:03d}_rgb.png", seen.rgb)
         if depth:

@@ -42,15 +42,12 @@ def predict_files(cfg: DictConfig) -> Path:
 def _render_path(cfg: DictConfig, trained: TrainedField, folder: Path) -> None:
     cameras = cameras_of_path(cfg.input, trained.views, trained.world_to_scene)
     render_cameras(
-        trained.field,
-        trained.renderer,
+        lambda camera: trained.render(camera, cfg.rays_per_chunk),
         cameras,
         folder,
-        background=trained.background,
         depth=cfg.depth,
         film=cfg.film,
         fps=cfg.fps,
-        rays_per_chunk=cfg.rays_per_chunk,
     )
 
 

@@ -13,6 +13,7 @@ from zoo.data.cameras import Cameras, look_at
 from zoo.data.formats.gaussian_ply import read_gaussian_ply
 from zoo.data.posed_images import step_generator
 from zoo.models.gaussians.scene import GaussianScene
+from zoo.render import render
 from zoo.tasks.gaussian_schedules import means_decay
 from zoo.tasks.gaussian_terms import (
     BinocularConsistency,
@@ -24,6 +25,8 @@ from zoo.tasks.gaussian_terms import (
     Size,
     UnseenDepthSmoothness,
 )
+from zoo.training.configuration import compose
+from zoo.training.trained_field import open_trained_field
 
 GROWING = (
     "task.densification.start=1", "task.densification.every=3", "task.densification.grow_gradient=1e-5",
@@ -143,3 +146,10 @@ def test_a_growing_run_resumes_bitwise(tmp_path: Path) -> None:
     header = (whole / "metrics.csv").read_text()
     assert all(f"train/{name}" in header for name in ("silhouette", "gaussians", "consistency", "depth_smoothness"))
     assert "psnr_m" in (whole / "metrics.json").read_text()
+
+    cfg = compose([f"ckpt={parts}", "views=orbit", "num_frames=2", f"output={tmp_path}/orbit"], config_name="render")
+    assert {path.name for path in render(cfg).iterdir()} == {
+        "000_rgb.png", "000_depth.png", "001_rgb.png", "001_depth.png", "film.gif",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="holds Gaussians, expected a radiance field"):
+        open_trained_field(str(parts), output_dir=tmp_path)
