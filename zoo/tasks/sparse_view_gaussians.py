@@ -55,7 +55,7 @@ class SparseViewGaussiansTask(ViewTask):
         dssim_weight: w.
         background: Behind training views; transparent pixels are composited over it as well.
         opacity_decay: Factor of all opacities after each step, which removes what no view supports; None: none.
-        carve: Whether Gaussians outside of the silhouettes' visual hull are dropped.
+        carve: Whether Gaussians outside of the silhouettes' visual hull, or seen by one view only, are dropped.
         carve_margin: Pixels by which the silhouettes are widened for it.
         carve_every: Steps between two looks.
         seed: Of the order of views, backgrounds, points and what the terms draw.
@@ -186,7 +186,7 @@ class SparseViewGaussiansTask(ViewTask):
     def _drop_outside(self, optimizer: torch.optim.Optimizer) -> None:
         images = self.images("train")
         means = self.model.rows["means"].detach().to(images.images.device)
-        inside = inside_hull(means, images.cameras, silhouettes(images), margin=self.carve_margin)
+        inside = inside_hull(means, images.cameras, silhouettes(images), margin=self.carve_margin, least_views=2)
         self.model.drop(~inside.to(self.device), [optimizer])
 
     def on_train_end(self) -> None:

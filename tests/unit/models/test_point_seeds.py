@@ -90,6 +90,9 @@ def test_the_hull_holds_the_object_and_projects_into_its_silhouettes() -> None:
     within = inside_hull(ball + torch.tensor([0.1, 0, 0.45]), CAMERAS, OBJECTS)
     assert bool(within.all())
     assert not bool(inside_hull(torch.tensor([[0.9, 0.0, 0.0], [9.0, 0, 0]]), CAMERAS, OBJECTS).any())
+    views = CAMERAS[[0]], OBJECTS[:1]
+    assert bool(inside_hull(ball + torch.tensor([0.1, 0, 0.45]), *views).all())
+    assert not bool(inside_hull(ball + torch.tensor([0.1, 0, 0.45]), *views, least_views=2).any())
     box = (-0.8, -0.6, -0.1, 0.8, 0.6, 1.0)
     shell = hull_points(IMAGES, CAMERAS, OBJECTS, box, resolution=32)
     full = hull_points(IMAGES, CAMERAS, OBJECTS, box, resolution=32, surface_only=False)

@@ -13,14 +13,15 @@ from zoo.models.point_seeds.seeds import PointSeeds, check_views, look_up
 __all__ = ["hull_points", "inside_hull"]
 
 
-def inside_hull(points: Tensor, cameras: Cameras, masks: Tensor, *, margin: int = 0) -> Tensor:
-    """Points ``(P,)`` bool that lie in the silhouette of every view that sees them, and are seen by one at least.
+def inside_hull(points: Tensor, cameras: Cameras, masks: Tensor, *, margin: int = 0, least_views: int = 1) -> Tensor:
+    """Points ``(P,)`` bool that lie in the silhouette of every view that sees them, and are seen by enough views.
 
     Args:
         points: ``(P, 3)``.
         cameras: N cameras.
         masks: ``(N, H, W)``, not zero on the object.
         margin: pixels by which silhouettes are widened.
+        least_views: so many views must see a point: one alone cannot say how far away it is.
 
     Raises:
         ValueError: ``masks`` do not fit the cameras.
@@ -32,7 +33,7 @@ def inside_hull(points: Tensor, cameras: Cameras, masks: Tensor, *, margin: int 
     if margin:
         solid = torch.nn.functional.max_pool2d(solid, 2 * margin + 1, stride=1, padding=margin)
     inside = torch.ones(len(points), dtype=torch.bool, device=points.device)
-    seen = torch.zeros_like(inside)
+    seen = torch.zeros(len(points), dtype=torch.int64, device=points.device)
     uv, depth = cameras.project(points)
     column, row = uv[..., 0].floor(), uv[..., 1].floor()
     visible = (depth > 0) & (column >= 0) & (column < cameras.width) & (row >= 0) & (row < cameras.height)
@@ -40,8 +41,8 @@ def inside_hull(points: Tensor, cameras: Cameras, masks: Tensor, *, margin: int 
         at = visible[view].nonzero()[:, 0]
         hit = solid[view, 0, row[view, at].long(), column[view, at].long()] > 0
         inside[at] &= hit
-        seen[at] = True
-    return inside & seen
+        seen[at] += 1
+    return inside & (seen >= least_views)
 
 
 def hull_points(
