@@ -118,7 +118,12 @@ def test_a_broken_description_of_the_cells_is_refused() -> None:
 @pytest.mark.parametrize(("axes", "resolution"), [(2, 4), (3, 3)])
 def test_opcheck(axes: int, resolution: int) -> None:
     differentiable = {"cell_attention": (0, 1), "sample_rows": (0, 1)}
-    for name, arguments in point_grid_arguments(axes, resolution).items():
+    cases = point_grid_arguments(axes, resolution)
+    assert cases.keys() == {
+        "cell_index", "cell_order", "cell_attention", "cell_attention_backward", "sample_rows", "sample_rows_backward",
+        "sample_coords_backward",
+    }  # fmt: skip
+    for name, arguments in cases.items():
         needs_grad = differentiable.get(name, ())
         inputs = [value.requires_grad_() if at in needs_grad else value for at, value in enumerate(arguments)]
         more = ("test_autograd_registration", "test_aot_dispatch_dynamic") if needs_grad else ()
