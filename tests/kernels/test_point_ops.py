@@ -80,4 +80,5 @@ def test_segment_softmax(count, dtype):
 def test_points_and_grids(axes, resolution, dtype):
     for name, arguments in point_grid_arguments(axes, resolution, dtype).items():
         found = getattr(emulated_ops(), name)(*arguments)
-        torch.testing.assert_close(found, dispatch.REFERENCES[name](*arguments), rtol=1e-4, atol=1e-5)
+        rtol, atol = (1e-5, 2e-5) if dtype == torch.float32 else (1e-12, 1e-13)  # sums over 37 channels
+        torch.testing.assert_close(found, dispatch.REFERENCES[name](*arguments), rtol=rtol, atol=atol)

@@ -15,7 +15,7 @@ from torchmetrics import Metric
 
 from zoo.data.detection import Detections
 from zoo.data.detection_frames import DetectionFrame
-from zoo.data.nuscenes_results import ATTRIBUTES, default_attributes
+from zoo.data.nuscenes_results import ATTRIBUTES, MOST_BOXES, default_attributes
 from zoo.metrics.gathered_rows import split_rows
 
 __all__ = ["DISTANCES", "ERRORS", "MOST_RANGE", "BoxTable", "NuScenesNDS", "nuscenes_figures"]
@@ -30,7 +30,6 @@ MOST_RANGE = {
     **dict.fromkeys(("pedestrian", "motorcycle", "bicycle"), 40.0),
     **dict.fromkeys(("traffic_cone", "barrier"), 30.0),
 }
-MOST_BOXES = 500  # of a sample
 _NUMBER = {name: number for number, name in enumerate(ATTRIBUTES)}
 _FIRST_BIN = 11  # recall 0.11: up to 0.1 nothing counts
 _LEAST_PRECISION = 0.1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import torch
 
 from tests.samples import sample_data
 from tests.unit.data.kitti_sets import CLASSES, RANGE, SETTINGS, kitti_data, small_kitti
+from zoo.data import lidar_writer
 from zoo.data.bad_samples import SampleError
 from zoo.data.boxes import points_in_boxes
 from zoo.data.detection import DetectionBatch, collate_detection
@@ -294,13 +297,21 @@ def test_generating_with_workers_changes_nothing(tmp_path: Path) -> None:
         assert (tmp_path / "kitti" / file).read_bytes() == (small_kitti() / file).read_bytes(), file
 
 
-@pytest.mark.timeout(120)
-def test_frames_are_made_while_signals_are_held_back(tmp_path: Path) -> None:
-    def hold_back(number: int, frame: object) -> None: ...
+def _write_dispositions(path: Path) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    path.write_text(f"{os.getpid()} {handlers == [signal.SIG_IGN, signal.SIG_DFL]}")
 
-    former = signal.signal(signal.SIGTERM, hold_back)  # as training does
+
+def test_workers_do_not_inherit_handlers_that_hold_signals_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lidar_writer, "_make_kitti_frame", _write_dispositions)
+    jobs: Any = [tmp_path / str(number) for number in range(4)]
+    former = signal.signal(signal.SIGTERM, lambda number, frame: None)  # as training does
     try:
-        write_kitti(tmp_path / "kitti", SETTINGS, workers=2)
+        lidar_writer._do_jobs(jobs, 2)
     finally:
         signal.signal(signal.SIGTERM, former)
-    assert len(list((tmp_path / "kitti").rglob("*.bin"))) == SETTINGS.num_train + SETTINGS.num_val + SETTINGS.num_test
+    found = [path.read_text().split() for path in jobs]
+    assert {plain for _, plain in found} == {"True"}
+    assert str(os.getpid()) not in {process for process, _ in found}

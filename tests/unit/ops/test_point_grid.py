@@ -80,7 +80,8 @@ def test_bad_arguments_are_named() -> None:
 @pytest.mark.parametrize(("axes", "resolution"), [(2, 1), (2, 2), (2, 7), (3, 5)])
 def test_native_against_reference(axes: int, resolution: int, dtype: torch.dtype) -> None:
     for name, arguments in point_grid_arguments(axes, resolution, dtype).items():
-        assert_native_matches_reference(name, *arguments, rtol=1e-4, atol=1e-5 if dtype == torch.float32 else 1e-12)
+        rtol, atol = (1e-5, 2e-5) if dtype == torch.float32 else (1e-12, 1e-13)  # sums over 37 channels
+        assert_native_matches_reference(name, *arguments, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("axes", [2, 3])

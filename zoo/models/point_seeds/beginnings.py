@@ -44,7 +44,7 @@ def silhouettes(images: PosedImages) -> Tensor:
         ValueError: They have none.
     """
     if not images.has_alpha:
-        raise ValueError("images: found no alpha, expected silhouettes; set data.silhouette to dark_backdrop or masks")
+        raise ValueError("images: found no alpha, expected silhouettes; set data.silhouette")
     return images.images[..., 3] >= 128
 
 
