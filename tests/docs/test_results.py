@@ -30,7 +30,7 @@ def test_spiking_runs_stand_beside_their_twins(tmp_path):
     assert spiking_twins.twin_table(tmp_path) == "No run is recorded yet.\n"
     keep("a", accuracy=0.9314, baseline_accuracy=0.5, energy_mj=0.25, energy_firing_rate=0.125)
     keep("a_ann", accuracy=0.94, energy_mj=1.0, energy_firing_rate=0.0)
-    keep("b", miou_present=0.6, energy_mj=2.0, energy_firing_rate=0.25)
+    keep("b", miou_present=0.6, accuracy=0.9, energy_mj=2.0, energy_firing_rate=0.25)
     keep("c", psnr=30.0)
     rows = spiking_twins.twin_table(tmp_path).splitlines()[2:]
     assert rows == [
