@@ -26,6 +26,7 @@ from zoo.data.synthetic_scene import (
     generate_scene,
     read_scene_description,
 )
+from zoo.data.undistortion import undistorted
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,9 @@ class RadianceFieldData(StepData):
         format: layout; ``"auto"`` finds it out.
         downscale: side of the blocks of pixels that are averaged.
         holdout_every: each how manieth view is held out where the layout has no split.
+        views: train on so many views spread over the capture, or on those at these positions, and test on the others
+            between them (see `SceneIndex.with_few_views`); None: on all but those held out.
+        undistort: whether pictures of a distorting lens become those of a pinhole camera, as Gaussians need it.
         on_bad_sample: ``"error"``, or ``"skip"`` to leave out and count views that cannot be used.
         scene_scale: positions are multiplied by it, on top of what the layout prescribes.
         scene_offset: and then shifted by it.
@@ -105,6 +109,8 @@ class RadianceFieldData(StepData):
         format: Format = "auto",
         downscale: int = 1,
         holdout_every: int = 8,
+        views: int | Sequence[int] | None = None,
+        undistort: bool = False,
         on_bad_sample: Literal["error", "skip"] = "error",
         scene_scale: float = 1.0,
         scene_offset: Sequence[float] = (0.0, 0.0, 0.0),
@@ -131,6 +137,8 @@ class RadianceFieldData(StepData):
         self.format = format
         self.downscale = downscale
         self.holdout_every = holdout_every
+        self.few_views = views if views is None or isinstance(views, int) else tuple(views)
+        self.undistort = undistort
         self.bad_samples = BadSamples(on_bad_sample)
         self.scene_scale = scene_scale
         self.scene_offset = tuple(scene_offset)
@@ -185,7 +193,9 @@ class RadianceFieldData(StepData):
         if self._index is not None:
             return
         name, index = self._read_index()
-        index = index.transformed(self.scene_scale, self.scene_offset).with_holdout(self.holdout_every)
+        index = index.transformed(self.scene_scale, self.scene_offset)
+        few = self.few_views
+        index = index.with_holdout(self.holdout_every) if few is None else index.with_few_views(few)
         if self._box is not None and max(abs(a - b) for a, b in zip(self._box, index.aabb, strict=True)) > 1e-4:
             logger.info("aabb: %s is set, %s says %s", list(self._box), index.source, [round(v, 4) for v in index.aabb])
         for split, views in index.splits.items():
@@ -229,16 +239,13 @@ class RadianceFieldData(StepData):
         if name not in self._splits:
             index = self.index
             same = [other for other in self._splits if index.splits[other] is index.splits[name]]
-            self._splits[name] = (
-                self._splits[same[0]]
-                if same
-                else load_posed_images(
-                    index.splits[name],
-                    source=index.source,
-                    downscale=self.downscale,
-                    bad_samples=self.bad_samples,
-                )
+            if same:
+                self._splits[name] = self._splits[same[0]]
+                return self._splits[name]
+            images = load_posed_images(
+                index.splits[name], source=index.source, downscale=self.downscale, bad_samples=self.bad_samples
             )
+            self._splits[name] = undistorted(images) if self.undistort else images
         return self._splits[name]
 
     @property

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from zoo.data.few_views import lies_between, spread_views
 from zoo.data.posed_images import View
 
 Box = tuple[float, float, float, float, float, float]
@@ -54,6 +55,27 @@ class SceneIndex:
         held_out = [view for i, view in enumerate(views) if i % every == 0]
         training = [view for i, view in enumerate(views) if i % every != 0]
         return replace(self, splits={"train": training, "val": held_out, "test": held_out})
+
+    def with_few_views(self, views: int | Sequence[int]) -> SceneIndex:
+        """The same scene with few training views, which are also those to watch.
+
+        Where the layout has no split, the test views are the others that lie between the training views (see
+        `zoo.data.few_views.lies_between`); else its test views stay.
+
+        Raises:
+            ValueError: see `zoo.data.few_views.spread_views`; or no view lies between the training views.
+        """
+        has_split = "all" not in self.splits
+        pool = self.splits["train" if has_split else "all"]
+        chosen = spread_views(len(pool), views)
+        training = [pool[position] for position in chosen]
+        if has_split:
+            return replace(self, splits={**self.splits, "train": training})
+        between = lies_between(torch.stack([view.camera_to_world for view in pool]), chosen).tolist()
+        held_out = [view for i, view in enumerate(pool) if between[i] and i not in chosen]
+        if not held_out:
+            raise ValueError(f"views: found {chosen}, expected views that have others between them, to test on")
+        return replace(self, splits={"train": training, "val": training, "test": held_out})
 
     def transformed(self, scale: float, offset: Sequence[float]) -> SceneIndex:
         """The scene with every position ``x`` moved to ``scale * x + offset``; box and distances follow.
