@@ -25,12 +25,13 @@ from zoo.tasks.gaussian_terms import (
     Size,
     UnseenDepthSmoothness,
 )
-from zoo.training.configuration import compose
+from zoo.training.configuration import compose, config_differences, plain
 from zoo.training.trained_field import open_trained_field
 
 GROWING = (
     "task.densification.start=1", "task.densification.every=3", "task.densification.grow_gradient=1e-5",
-    "task.terms.consistency.start=2", "task.log_every=1", "task.carve_every=4",
+    "task.densification.stop=12", "model.sh_every=0", "task.terms.consistency.start=2", "task.log_every=1",
+    "task.carve_every=4",
 )  # fmt: skip
 
 
@@ -153,3 +154,9 @@ def test_a_growing_run_resumes_bitwise(tmp_path: Path) -> None:
     }  # fmt: skip
     with pytest.raises(ValueError, match="holds Gaussians, expected a radiance field"):
         open_trained_field(str(parts), output_dir=tmp_path)
+
+
+def test_dtu_has_the_recipe_of_the_generated_scenes() -> None:
+    ours, dtu = (plain(compose([f"experiment={name}"])) for name in ("spare_gaussians", "spare_gaussians_dtu"))
+    found = [line for line in config_differences(ours, dtu) if not line.startswith(("data.", "name:"))]
+    assert found == ["task.object_scores.protocol: spare -> dtu"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -145,14 +145,16 @@ class JoinedBeginning:
     """The points of several beginnings.
 
     Attributes:
-        parts: the beginnings.
+        parts: the beginnings by name; null entries are left out.
     """
 
-    parts: Sequence[Beginning]
+    parts: Mapping[str, Beginning | None]
 
     def __call__(self, images: PosedImages, aabb: Tensor, *, seed: int) -> PointSeeds:
         """All points, in the order of the parts."""
-        found = [part(images, aabb, seed=seed) for part in self.parts]
+        found = [part(images, aabb, seed=seed) for part in self.parts.values() if part is not None]
+        if not found:
+            raise ValueError("parts: found none, expected at least one beginning")
         return PointSeeds(*(torch.cat(values) for values in zip(*found, strict=True)))
 
 
