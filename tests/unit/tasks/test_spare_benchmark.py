@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.smoke.runs import PATIENCE, ROOT, environment
 from tests.smoke.twins import SAMPLES
 from zoo.data.spare_scene import SpareFolder
 from zoo.data.spare_submission import check_submission
@@ -80,3 +85,33 @@ def test_the_command_examines_an_archive(tmp_path: Path, caplog: pytest.LogCaptu
     with pytest.raises(ValueError, match="2 faults"):
         run_benchmark(cfg)
     assert "has 40 x 30 pixels, expected 80 x 60" in caplog.text
+
+
+@pytest.mark.slow  # three scenes by the command line, twice
+def test_a_split_of_three_scenes_interrupted_in_the_second(tmp_path: Path) -> None:
+    tiny = [line for line in benchmark(tmp_path).overrides if "num_scenes" not in line and "max_steps" not in line]
+    changes = [*tiny, "data.generator.num_scenes=3", "trainer.max_steps=300", "checkpoint_every=1"]
+    folder = tmp_path / "out"
+    command = [
+        sys.executable, "tools/render.py", "benchmark=spare", "track=1", "spare.experiment=spare_field_plain",
+        "spare.size=[40,30]", f"output={folder}", f"overrides=[{','.join(repr(line) for line in changes)}]",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, env=environment())
+    second, end = folder / "runs" / "Rocket" / "checkpoints" / "last.ckpt", time.monotonic() + PATIENCE
+    while not second.is_file() and time.monotonic() < end:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 130
+    assert sorted(path.name for path in (folder / "renders").iterdir()) == ["House"]
+    assert not (folder / "submission.zip").exists()
+    first = folder / "runs" / "House" / "metrics.json"
+    finished = first.stat().st_mtime_ns
+
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert first.stat().st_mtime_ns == finished, "the first scene was not trained again"
+    assert "ckpt=" in (folder / "runs" / "Rocket" / "overrides.txt").read_text(), "the second went on where it was"
+    scenes = SpareFolder(next(tmp_path.glob("synthetic_spare_*"))).split(1)
+    assert list(scenes) == ["House", "Rocket", "Robot"]
+    assert check_submission(folder / "submission.zip", scenes, size=(40, 30)) == []
+    assert sorted(json.loads((folder / "scores.json").read_text())["scenes"]) == ["House", "Robot", "Rocket"]
