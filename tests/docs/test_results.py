@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.benchmark import claim, spiking_twins
+from zoo.benchmark import claim, spare_page, spiking_twins
 from zoo.benchmark.record import MAX_THUMBNAIL_BYTES, RESULTS, RESULTS_PAGE, results_page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,3 +51,10 @@ def test_pictures_are_small_and_named():
 def test_the_claim_s_table_is_made_from_its_runs():
     recorded = json.loads((ROOT / RESULTS / "claim" / "runs.json").read_text())
     assert (ROOT / claim.PAGE).read_text() == claim.page(recorded["runs"], recorded["machine"])
+
+
+def test_the_tables_of_few_views_are_made_from_their_runs():
+    records = spare_page.read_records(ROOT / RESULTS / "spare")
+    assert (ROOT / spare_page.PAGE).read_text() == spare_page.spare_page(records), (
+        "run: python tools/benchmark.py results"
+    )

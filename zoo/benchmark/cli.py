@@ -1,4 +1,4 @@
-"""The command line ``tools/benchmark.py``: measure groups, or record a finished run as evidence."""
+"""The command line ``tools/benchmark.py``: measure groups, record a finished run as evidence, compare recipes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``GROUP... [--out FILE.csv]`` measures; ``record RUN`` keeps a run's figures; ``results`` writes their pages."""
+    """``GROUP... [--out FILE.csv]`` measures, ``record RUN`` keeps a run, ``results`` writes pages; or ``spare``."""
     parser = argparse.ArgumentParser(prog="benchmark.py", description=main.__doc__)
-    groups = "fields, sparse, spike, dsvt, surface, spark, gaussians; or: record RUN; or: results"
+    groups = "fields, sparse, spike, dsvt, surface, spark, gaussians; or: record RUN; results; spare (spare --help)"
     parser.add_argument("groups", nargs="+", metavar="GROUP", help=groups)
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write the rows as CSV")
     parser.add_argument("--table", type=Path, metavar="FILE.md", help="write the table for the docs")
     parser.add_argument("--name", help="with record: the name of the result (default: the experiment's)")
     parser.add_argument("--no-pictures", action="store_true", help="with record: keep the figures only")
-    options = parser.parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["spare"]:
+        from zoo.benchmark.spare import main as compare_few_views
+
+        return compare_few_views(given[1:])
+    options = parser.parse_args(given)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         if options.groups[0] == "record":
@@ -66,13 +71,14 @@ def _record(runs: Sequence[str], name: str | None, *, with_pictures: bool) -> in
 
 
 def _write_results() -> int:
-    from zoo.benchmark import spiking_twins
-    from zoo.benchmark.record import RESULTS_PAGE, results_page
+    from zoo.benchmark import spare_page, spiking_twins
+    from zoo.benchmark.record import RESULTS, RESULTS_PAGE, results_page
     from zoo.files import write_text
 
     write_text(RESULTS_PAGE, results_page())
     write_text(spiking_twins.PAGE, spiking_twins.fill_page(spiking_twins.PAGE.read_text()))
-    sys.stdout.write(f"{RESULTS_PAGE}\n{spiking_twins.PAGE}\n")
+    write_text(spare_page.PAGE, spare_page.spare_page(spare_page.read_records(RESULTS / "spare")))
+    sys.stdout.write(f"{RESULTS_PAGE}\n{spiking_twins.PAGE}\n{spare_page.PAGE}\n")
     return 0
 
 

@@ -9,6 +9,7 @@ import json
 import platform
 import re
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,15 @@ MAX_CURVE_COLUMNS = 12
 _EMBEDDED = re.compile(r"data:image/(?:png|jpeg);base64,([A-Za-z0-9+/=]+)")
 
 
-def record(run: Path, *, name: str | None = None, results: Path = RESULTS, with_pictures: bool = True) -> Path:
+def record(
+    run: Path,
+    *,
+    name: str | None = None,
+    results: Path = RESULTS,
+    with_pictures: bool = True,
+    overrides: Sequence[str] | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> Path:
     """Write the result of one run folder: command, commit, machine, seed, metrics, wall time, and its pictures.
 
     Args:
@@ -30,6 +39,8 @@ def record(run: Path, *, name: str | None = None, results: Path = RESULTS, with_
         name: Name of the result; the experiment's by default.
         results: Where results are kept.
         with_pictures: Whether the report's pictures are kept too; not where photographs may not be passed on.
+        overrides: Of the command; None: those of the run folder, which name a checkpoint where a run was resumed.
+        more: Further entries of the record.
 
     Returns:
         The path of the JSON file.
@@ -45,13 +56,14 @@ def record(run: Path, *, name: str | None = None, results: Path = RESULTS, with_
     pictures = _thumbnails(report.read_text() if with_pictures and report.is_file() else "", results, name)
     content = {
         "name": name,
-        "command": _command(run),
-        "commit": _commit(run),
+        "command": _command(_lines(run / "overrides.txt") if overrides is None else overrides),
+        "commit": commit_of(run / "environment.txt"),
         "machine": {"processor": processor_name(), "system": platform.platform()},
         "environment": [line for line in _lines(run / "environment.txt") if _means_something_elsewhere(line)],
         "metrics": json.loads(metrics_file.read_text()),
         "validation": _validation_curve(run / "metrics.csv"),
         "pictures": [picture.name for picture in pictures],
+        **(more or {}),
     }
     target = results / f"{name}.json"
     write_json(target, content)
@@ -80,10 +92,10 @@ def _means_something_elsewhere(line: str) -> bool:
     return not line.startswith("command") and "=/" not in line
 
 
-def _command(run: Path) -> str:
+def _command(overrides: Sequence[str]) -> str:
     """The command without the folders of the machine that ran it."""
-    overrides = [_shortened(line) for line in _lines(run / "overrides.txt") if not line.startswith("paths.")]
-    return " ".join(["python tools/train.py", *overrides])
+    kept = [_shortened(line) for line in overrides if not line.startswith("paths.")]
+    return " ".join(["python tools/train.py", *kept])
 
 
 def _shortened(override: str) -> str:
@@ -106,8 +118,9 @@ def _validation_curve(path: Path) -> list[dict[str, float]]:
     return curve
 
 
-def _commit(run: Path) -> str:
-    for line in _lines(run / "environment.txt"):
+def commit_of(environment: Path) -> str:
+    """The commit that an environment.txt names, else the present one."""
+    for line in _lines(environment):
         if line.lower().startswith("commit"):
             return line.split(":", 1)[-1].strip()
     done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
