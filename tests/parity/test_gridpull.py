@@ -94,7 +94,7 @@ def check_band_index(case: Case) -> None:
     for name, expected in case.group("output").items():
         if name.startswith("init_sphere"):
             radius, resolution = name.removeprefix("init_sphere_r").split("_size")
-            start = DistanceGrid(resolution=int(resolution), radius=float(radius), metric_start=False)
+            start = DistanceGrid(resolution=int(resolution), radius=float(radius), start="upstream")
             assert_close(start.values, expected, rtol=1e-6, what=name)
 
 

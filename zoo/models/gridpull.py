@@ -9,23 +9,29 @@ Axes: the grid is ``(X, Y, Z)`` and positions are (x, y, z), nothing is permuted
 bounding box is the origin.
 
 Differences from upstream: the box of the cloud is centred on every axis (upstream shifts all axes by one number, which
-leaves the shorter ones off-centre); the start may be a true distance (``metric_start``), where upstream stores voxels
-and reads them as distances; a query's value and gradient come from the closed trilinear form, where upstream inverts an
-8 x 8 system for each query.
+leaves the shorter ones off-centre); the start may be the cloud's own distance with the sign of a flood fill, or that to
+a ball, where upstream stores the latter in cells and reads them as distances; a query's value and gradient come from
+the closed trilinear form, where upstream inverts an 8 x 8 system for each query.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import logging
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
+from zoo.models.flooded_distance import flooded_distance
 from zoo.ops.marching_cubes import SurfaceMesh, largest_component, marching_cubes
 
-__all__ = ["DistanceGrid", "FieldSample", "band_cells", "pull", "sample_field"]
+__all__ = ["DistanceGrid", "FieldSample", "Start", "band_cells", "pull", "sample_field"]
+
+log = logging.getLogger(__name__)
+
+Start = Literal["flood", "ball", "upstream"]
 
 
 class FieldSample(NamedTuple):
@@ -119,10 +125,11 @@ class DistanceGrid(nn.Module):
     Args:
         resolution: S, corners along each axis.
         half_extent: The grid spans ``[-half_extent, half_extent]``; the cloud lies in [-0.5, 0.5]. Upstream's is 1.
-        radius: Of the sphere that the field starts as: in units of the cloud with ``metric_start``, else as a share of
-            ``resolution``.
-        metric_start: True starts from distances in the frame of the cloud; False from upstream's, which are counted in
-            cells.
+        start: What the field is before the first step. ``"flood"``: the distance to the cloud, with signs of a flood
+            fill, see `zoo.models.flooded_distance`; until `begin` knows the cloud, and for a cloud that encloses
+            nothing, the ball. ``"ball"``: the distance to a ball in the middle. ``"upstream"``: the same counted in
+            cells and read as distances.
+        radius: Of the ball: in units of the cloud; for ``"upstream"`` as a share of ``resolution``.
 
     Attributes:
         values: ``(S, S, S)``, positive outside.
@@ -134,25 +141,39 @@ class DistanceGrid(nn.Module):
     scale: Tensor
 
     def __init__(
-        self, *, resolution: int = 128, half_extent: float = 1.0, radius: float = 0.01, metric_start: bool = True
+        self, *, resolution: int = 128, half_extent: float = 1.0, start: Start = "flood", radius: float = 0.01
     ) -> None:
         super().__init__()
+        if start not in ("flood", "ball", "upstream"):
+            raise ValueError(f"start: found {start!r}, expected 'flood', 'ball' or 'upstream'")
         if resolution < 4 or not half_extent > 0.5 or radius < 0:
             raise ValueError(
                 f"resolution, half_extent, radius: found {resolution}, {half_extent}, {radius}; expected at least 4, "
                 "more than 0.5 (the cloud must lie inside) and at least 0"
             )
         self.resolution, self.half_extent = resolution, half_extent
-        self.values = nn.Parameter(self._start(radius, metric_start))
+        self.start: Start = start
+        self.values = nn.Parameter(self._ball(radius, in_cells=start == "upstream"))
         self.register_buffer("centre", torch.zeros(3, dtype=torch.float64))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
 
-    def _start(self, radius: float, metric_start: bool) -> Tensor:
+    def _ball(self, radius: float, *, in_cells: bool) -> Tensor:
         """Distance to a sphere about the middle of the grid."""
-        middle = (self.resolution - 1) / 2 if metric_start else self.resolution / 2
+        middle = self.resolution / 2 if in_cells else (self.resolution - 1) / 2
         axis = torch.arange(self.resolution, dtype=torch.float32) - middle
         distance = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt()
-        return distance * self.cell_size - radius if metric_start else distance - radius * self.resolution
+        return distance - radius * self.resolution if in_cells else distance * self.cell_size - radius
+
+    @torch.no_grad()
+    def begin(self, cloud: Tensor) -> None:
+        """Start from the distance to a cloud ``(N, 3)`` in the frame, where ``start`` says so."""
+        if self.start != "flood":
+            return
+        distance = flooded_distance(self.to_cells(cloud), self.resolution)
+        if distance is None:
+            log.warning("the cloud encloses nothing at %d corners an axis; starting from a ball", self.resolution)
+            return
+        self.values.copy_(distance * self.cell_size)
 
     @property
     def cell_size(self) -> float:

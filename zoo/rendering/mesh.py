@@ -88,12 +88,9 @@ def extract_mesh(
 def as_trimesh(surface: SurfaceMesh, to_world: Callable[[Tensor], Tensor] | None = None) -> trimesh.Trimesh:
     """The surface with its normals, for measuring and writing; ``to_world`` may move and scale the vertices."""
     vertices = surface.vertices if to_world is None else to_world(surface.vertices)
-    return trimesh.Trimesh(
-        np.asarray(vertices.detach().cpu(), dtype=np.float64),
-        surface.faces.numpy(),
-        vertex_normals=np.asarray(surface.normals, dtype=np.float64),
-        process=False,
-    )
+    normals = np.asarray(surface.normals, dtype=np.float64) if len(surface.normals) else None
+    places = np.asarray(vertices.detach().cpu(), dtype=np.float64)
+    return trimesh.Trimesh(places, surface.faces.numpy(), vertex_normals=normals, process=False)
 
 
 def write_mesh(mesh: trimesh.Trimesh, path: Path) -> Path:

@@ -12,21 +12,13 @@ import trimesh
 from lightning import LightningModule
 from torch import Tensor
 
-from zoo.data.surface_cloud import SurfaceCloud, draw_queries
-from zoo.losses.pulling import (
-    BandEdges,
-    band_edges,
-    continuity_loss,
-    normal_consistency_loss,
-    pull_loss,
-    surface_loss,
-)
-from zoo.models.gridpull import DistanceGrid, band_cells, pull
-from zoo.ops import PointTree, knn
+from zoo.data.surface_cloud import SurfaceCloud
+from zoo.models.gridpull import DistanceGrid
 from zoo.rendering.mesh import as_trimesh, write_mesh
 from zoo.rendering.report import ReportSection
 from zoo.rendering.surface_pictures import UpAxis
-from zoo.tasks.surface_gallery import surface_section
+from zoo.tasks.pull_terms import PullTerms
+from zoo.tasks.surface_gallery import surface_section, surface_turntables
 from zoo.tasks.surface_scores import surface_scores
 
 __all__ = ["GridPullTask"]
@@ -106,8 +98,7 @@ class GridPullTask(LightningModule):
         self.thresholds, self.num_scored = tuple(thresholds), num_scored
         self.up: UpAxis = up
         self.log_every = log_every
-        self._tree: PointTree | None = None
-        self._edges: BandEdges | None = None
+        self._terms: PullTerms | None = None
         self._trained_on: str | None = None
         self._section: ReportSection | None = None
 
@@ -117,15 +108,15 @@ class GridPullTask(LightningModule):
         return self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
 
     def on_fit_start(self) -> None:
-        """Put the grid onto the cloud, find the band, and build the search tree."""
+        """Put the grid onto the cloud, start it unless a checkpoint has, find the band, and build the search tree."""
         points = self.cloud.points.to(self.device)
         if self._trained_on not in (None, self.cloud.digest()):
             raise ValueError(f"ckpt: was fitted to another cloud than {self.cloud.path}; a grid cannot go on with it")
         self.model.place(points.amin(0), points.amax(0))
         framed = self.model.to_frame(points)
-        index, weight = band_cells(self.model.to_cells(framed), self.model.resolution, self.level)
-        self._edges = band_edges(index, weight, self.model.values.shape)
-        self._tree = PointTree.from_points(framed)
+        if self._trained_on is None:
+            self.model.begin(framed)
+        self._terms = PullTerms(self.model, framed, level=self.level, weights=self.weights)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Which cloud it is goes along."""
@@ -137,25 +128,13 @@ class GridPullTask(LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """The weighted terms for the queries of this step."""
-        tree, edges = self._tree, self._edges
-        if tree is None or edges is None:
+        if self._terms is None:
             raise RuntimeError("training_step: found no cloud; expected on_fit_start before")
-        step, points = self.global_step, tree.source
-        queries = draw_queries(
-            points, self.num_queries, sigmas=self.sigmas, shares=self.shares, seed=self.seed, step=step
+        step = self.global_step
+        queries = self._terms.queries(
+            self.num_queries, sigmas=self.sigmas, shares=self.shares, seed=self.seed, step=step
         )
-        targets = points[knn(tree, queries, 1).indices[:, 0]]
-        both = self.model(torch.cat([queries, targets]))
-        at_queries, at_targets = (
-            type(both)(*part) for part in zip(*(x.split(len(queries)) for x in both), strict=True)
-        )
-        terms = {
-            "pull": pull_loss(queries, targets, pull(queries, at_queries)),
-            "surface": surface_loss(at_targets.value),
-            "normal": normal_consistency_loss(at_queries.normal, at_targets.normal),
-            "continuity": continuity_loss(self.model.values, edges),
-        }
-        loss = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+        loss, terms = self._terms(queries)
         if (step + 1) % self.log_every == 0:
             self.log_dict({f"train/{name}_loss": term.detach() for name, term in terms.items()}, batch_size=1)
             self.log("train/loss", loss.detach(), batch_size=1)
@@ -186,7 +165,8 @@ class GridPullTask(LightningModule):
             samples=self.num_scored,
         )
         self.log_dict({f"test/{name}": value for name, value in found.figures.items()}, batch_size=1)
-        self._section = surface_section(mesh, cloud.points, cloud.truth, found, up=self.up)
+        rows = surface_turntables(mesh, cloud.points, cloud.truth, found.places, found.errors, up=self.up)
+        self._section = surface_section(rows)
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> trimesh.Trimesh:
         """The surface."""
