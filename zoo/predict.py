@@ -22,6 +22,7 @@ PREDICTORS = {  # the task of a run, and the module that predicts with what it t
     "zoo.tasks.radiance_field.RadianceFieldTask": "zoo.training.predict_field",
     "zoo.tasks.detection.DetectionTask": "zoo.training.predict_boxes",
     "zoo.tasks.grid_pull.GridPullTask": "zoo.training.predict_surface",
+    "zoo.tasks.occupancy.OccupancyTask": "zoo.training.predict_occupancy",
 }
 
 

@@ -1,4 +1,4 @@
-"""GridPull from the command line's functions: a run, its mesh in other formats, and bad clouds."""
+"""GridPull and GridFormer from the command line's functions: runs, meshes of files, and bad clouds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import trimesh
 
 from tests.samples import sample_data
 from tests.smoke.runs import train_here
+from tests.smoke.twins import twin
 from zoo.data.bad_samples import SampleError
 from zoo.predict import predict
 from zoo.training.configuration import compose
@@ -107,3 +108,51 @@ def test_the_bunny(tmp_path: Path) -> None:
     assert metrics["test/f_score_0.005"] > 0.95
     assert metrics["test/watertight"] == 1
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1000
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("networks")
+    return train_here(folder, *twin("gridformer_solids", folder / "data", 120), "task.max_pictures=1")
+
+
+@pytest.mark.slow
+def test_a_network_makes_meshes_of_files(network: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "clouds"
+    folder.mkdir()
+    _cloud(folder / "egg.npy")
+    np.savez(folder / "ball.npz", points=np.load(_cloud(tmp_path / "ball.npy", (1.0, 1.0, 1.0))))
+    (folder / "broken.xyz").write_text("1 2\n")
+    settings = (f"ckpt={network}", f"input={folder}", f"output={tmp_path / 'out'}", "mesh.resolution=32")
+    predict(compose(settings, config_name="predict"))
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["ball.ply", "ball.png", "egg.ply", "egg.png"]
+    assert "broken.xyz" in caplog.text
+    mesh = trimesh.load_mesh(tmp_path / "out" / "egg.ply", process=False)
+    assert mesh.is_watertight
+    assert (mesh.bounds[0] > [2.7, 2.7, 2.7]).all()  # the cube of 4.4 about (5, 5, 5)
+    assert (mesh.bounds[1] < [7.3, 7.3, 7.3]).all()
+
+
+@pytest.mark.slow
+def test_a_network_makes_the_mesh_of_a_scene(network: Path, tmp_path: Path) -> None:
+    cloud = _cloud(tmp_path / "long.npy", (3.0, 1.0, 1.0))
+    settings = (f"ckpt={network}", f"input={cloud}", f"output={tmp_path}", "mesh.resolution=24")
+    predict(compose((*settings, "mesh.window=2", "mesh.file=long.obj", "mesh.up=z"), config_name="predict"))
+    mesh = trimesh.load_mesh(tmp_path / "long.obj", process=False)
+    assert len(mesh.faces) > 0
+    assert np.ptp(mesh.vertices[:, 0]) > 2
+
+
+@pytest.mark.slow
+def test_wishes_that_a_network_cannot_meet(network: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.xyz").write_text("1 2\n")
+    for settings, message in (
+        ((), "input: found none"),
+        ((f"input={tmp_path / 'broken.xyz'}",), "none of 1 files"),
+        ((f"input={tmp_path / 'broken.xyz'}", "mesh.file=a.stl"), r"mesh\.file: found"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            predict(compose((f"ckpt={network}", f"output={tmp_path}", *settings), config_name="predict"))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(FileNotFoundError, match="no file with one of the endings"):
+        predict(compose((f"ckpt={network}", f"input={tmp_path / 'none'}"), config_name="predict"))

@@ -97,7 +97,12 @@ MODELS: dict[str, tuple[str, ...]] = {  # what makes full-size networks small en
         "task.num_queries=200",
         "task.num_scored=2000",
     ),
-    "zoo.models.gridformer.GridFormer": ("model.channels=8", "model.resolution=16"),
+    "zoo.models.gridformer.GridFormer": (
+        "model.channels=8",
+        "model.resolution=16",
+        "task.mesh_resolution=16",
+        "task.mesh_samples=2000",
+    ),
     "zoo.models.dsvt.DSVT": (
         "model.bev_blocks=[0,0,0]",
         "model.bev_strides=[4,1,1]",

@@ -27,6 +27,8 @@ class OccupancyBatch(NamedTuple):
     points: Tensor  # (B, N, 3) float32: the noisy cloud
     queries: Tensor  # (B, Q, 3) float32
     occupancy: Tensor  # (B, Q) bool
+    surface: Tensor | None = None  # (B, M, 3) float32: clean points of the true surface, in evaluation only
+    normals: Tensor | None = None  # (B, M, 3) float32: there
 
 
 class _Shapes(FrameFiles[OccupancyBatch]):
@@ -61,15 +63,17 @@ class _TrainBatches:
         samples = [_Shapes(self.data, self.files, first + k, True)[index] for k, index in enumerate(indices)]
         return OccupancyBatch(
             tuple(sample.names[0] for sample in samples),
-            *(torch.cat(column) for column in list(zip(*samples, strict=True))[1:]),
+            torch.cat([sample.points for sample in samples]),
+            torch.cat([sample.queries for sample in samples]),
+            torch.cat([sample.occupancy for sample in samples]),
         )
 
 
 class OccupancyData(StepData):
     """Batches of noisy clouds with labelled positions.
 
-    A training batch is a function of (seed, step). Evaluation takes one shape at a time with all its positions; its
-    cloud is the same in each pass.
+    A training batch is a function of (seed, step). Evaluation takes one shape at a time with all its positions and all
+    stored points of its surface; its cloud is the same in each pass.
 
     Args:
         source: The data set.
@@ -133,7 +137,7 @@ class OccupancyData(StepData):
         return self.source.check()
 
     def sample(self, shape: Shape, rng: np.random.Generator, num_queries: int | None) -> OccupancyBatch:
-        """One shape as a batch of one; ``num_queries`` None keeps all positions.
+        """One shape as a batch of one; ``num_queries`` None keeps all positions and the surface.
 
         Raises:
             SampleError: The shape has no position to draw from.
@@ -149,8 +153,8 @@ class OccupancyData(StepData):
             points, occupancy = points[chosen], occupancy[chosen]
         if shape.is_half:
             points = jitter_half(points, rng)
-        tensors = (torch.from_numpy(np.ascontiguousarray(array))[None] for array in (cloud, points, occupancy))
-        return OccupancyBatch((shape.name,), *tensors)
+        arrays = [cloud, points, occupancy] + ([shape.cloud, shape.normals] if num_queries is None else [])
+        return OccupancyBatch((shape.name,), *(torch.from_numpy(np.ascontiguousarray(x))[None] for x in arrays))
 
     def train_dataloader(self) -> StepLoader:
         """The batches that are left of the run."""

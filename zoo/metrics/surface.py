@@ -163,7 +163,7 @@ class SurfaceScores(Metric):
     """Chamfer-L1 (and x10), Chamfer-L2, normal consistency and F-scores over many surfaces: the mean of class means.
 
     A surface that was not found, `update_empty`, counts with the distances of Occupancy Networks' evaluation: the
-    diagonal of the unit cube, normals -1, F-score 0.
+    diagonal of the unit cube, normals -1, F-score 0; ``empty_meshes`` is the number of them.
 
     Args:
         thresholds: Of the F-scores, each with its name in the result: ``f_score_0.01``.
@@ -177,6 +177,7 @@ class SurfaceScores(Metric):
     """
 
     rows: list[Tensor] | Tensor
+    empty: Tensor
     full_state_update = False
     higher_is_better = None
 
@@ -188,6 +189,7 @@ class SurfaceScores(Metric):
             *(f"f_score_{threshold:g}" for threshold in self.thresholds),
         )
         self.add_state("rows", [], dist_reduce_fx="cat")
+        self.add_state("empty", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(
         self,
@@ -215,6 +217,7 @@ class SurfaceScores(Metric):
 
     def update_empty(self, *, category: int = 0) -> None:
         """Add a surface that was not found."""
+        self.empty += 1
         zeros = [0.0] * len(self.thresholds)
         self._add(torch.tensor([_EMPTY, _EMPTY, _EMPTY, 10 * _EMPTY, 3.0, -1.0, *zeros]).unbind(), category)
 
@@ -228,4 +231,4 @@ class SurfaceScores(Metric):
         rows = join_rows(self.rows, len(self.names) + 1)
         means = [rows[rows[:, 0] == category, 1:].mean(dim=0) for category in rows[:, 0].unique()]
         values = torch.stack(means).mean(dim=0) if means else rows.new_full((len(self.names),), float("nan"))
-        return dict(zip(self.names, values.unbind(), strict=True))
+        return {**dict(zip(self.names, values.unbind(), strict=True)), "empty_meshes": self.empty.double()}

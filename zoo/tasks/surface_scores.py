@@ -21,7 +21,7 @@ from zoo.metrics.surface import (
 )
 from zoo.ops import knn
 
-__all__ = ["SurfaceMeasurement", "surface_scores"]
+__all__ = ["SurfaceMeasurement", "draw_to_compare", "surface_scores"]
 
 _NEAR_BOUNDARY = 0.01  # of the longest side: places this near to a hole's rim are not compared
 
@@ -82,6 +82,36 @@ def surface_scores(
     figures["chamfer_l1"], figures["chamfer_l1_x10"] = float(chamfer_l1(found)), float(chamfer_l1_x10(found))
     figures |= {f"f_score_{threshold:g}": float(f_score(found, threshold)) for threshold in thresholds}
     return SurfaceMeasurement(figures, drawn, errors)
+
+
+def draw_to_compare(
+    mesh: trimesh.Trimesh, truth: Tensor, *, samples: int = 100_000, margin: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """What Occupancy Networks' evaluation compares with stored points of the true surface: points drawn on the mesh.
+
+    Args:
+        mesh: The surface.
+        truth: Stored points, ``(M, 3)``.
+        samples: Points to draw; each has the normal of its triangle.
+        margin: Of rooms, whose stored points leave out the far sides of walls and floor: points this far outside of
+            the stored ones' box on x and z, or below it on y (which is up), are left out. Twice ``samples`` are drawn,
+            and ``samples`` of those kept, with replacement. None: all points count.
+
+    Returns:
+        Points and normals, ``(samples, 3)`` each; ``(0, 3)`` of a mesh without triangles, or with none there.
+    """
+    if len(mesh.faces) == 0:
+        return torch.zeros(0, 3), torch.zeros(0, 3)
+    drawn, normals = sample_surface(mesh, samples if margin is None else 2 * samples, seed=1)
+    if margin is None:
+        return drawn, normals
+    low, high = truth.amin(0) - margin, truth.amax(0) + margin
+    high[1] = float("inf")
+    kept = ((drawn >= low) & (drawn <= high)).all(dim=1).nonzero()[:, 0]
+    if len(kept) == 0:
+        return drawn[:0], normals[:0]
+    rows = kept[torch.randint(len(kept), (samples,), generator=torch.Generator().manual_seed(1))]
+    return drawn[rows], normals[rows]
 
 
 def _against_mesh(

@@ -77,7 +77,7 @@ def write_surface(path: Path, mesh: trimesh.Trimesh, cloud: Tensor, *, up: UpAxi
     """
     write_mesh(mesh, path)
     if len(mesh.faces) == 0:
-        log.warning("%s: the field has no zero, so the mesh has no triangles", path)
+        log.warning("%s: no surface was found, so the mesh has no triangles", path)
     else:
         log.info("%s: %d vertices, %d triangles", path, len(mesh.vertices), len(mesh.faces))
     if picture:
