@@ -1,4 +1,4 @@
-"""The CUDA sources of the encodings on the fibre emulator against the references."""
+"""The CUDA sources of encodings and spike counts on the fibre emulator against the references."""
 
 from __future__ import annotations
 
@@ -55,3 +55,11 @@ def test_frequency_encoding(settings, count):
         torch.testing.assert_close(
             getattr(ops, name)(*inputs), dispatch.REFERENCES[name](*inputs), rtol=1e-5, atol=1e-4
         )
+
+
+@pytest.mark.parametrize("half_up", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 700])
+def test_spike_counts(count, half_up):
+    membrane = 3 * torch.randn(count, generator=torch.Generator().manual_seed(0))
+    found = emulated_ops().spike_counts(membrane, 4, half_up)
+    assert torch.equal(found, dispatch.REFERENCES["spike_counts"](membrane, 4, half_up))

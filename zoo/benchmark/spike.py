@@ -34,8 +34,10 @@ from zoo.ops import (
     break_even_density,
     build_kernel_map,
     spike_conv,
+    spike_counts,
     use_backend,
 )
+from zoo.ops.dispatch import REFERENCES
 from zoo.ops.kernel_map import ConvGeometry, strided_grid
 from zoo.ops.voxel_grid import Sites
 
@@ -65,6 +67,7 @@ def cases() -> Iterator[Case | Row]:
         grid = _scan(SCAN)
         coarse, kernel_map = strided_grid(grid, ConvGeometry.of(3, 2, 2))
         yield from _curve(f"60k {channels}->{channels}, strided k2 s2", channels, kernel_map, len(grid), len(coarse))
+    yield _counts_row()
     for network in NETWORKS:
         for shift in SHIFTS:
             yield _network_row(network, shift)
@@ -106,6 +109,22 @@ def _curve(label: str, channels: int, kernel_map: KernelMap, num_in: int, num_ou
     used = break_even_density(channels, channels, kernel_map.num_pairs / num_in)
     what = f"break-even density, where the dense kernel is as fast ({100 * used:.0f} % is used): %, not ms"
     yield Row(GROUP, label, what, 1, 100 * crossing(DENSITIES, ratios))
+
+
+def _counts_row() -> Row:
+    membrane = torch.randn(SCAN, 256, generator=torch.Generator().manual_seed(0))
+    case = Case(
+        case=f"{SCAN // 1000}k x 256",
+        what="counts of membranes",
+        threads=THREADS,
+        ours=lambda: spike_counts(membrane, 4, half_up=True),
+        peer_name="plain torch",
+        peer=lambda: REFERENCES["spike_counts"](membrane, 4, True),
+        compare=lambda found, expected: close(found, expected, rtol=0),
+        limit="copy",
+        work=2 * membrane.numel() * membrane.element_size(),
+    )
+    return measure(GROUP, case, measure_limits(THREADS))
 
 
 def crossing(densities: Sequence[float], ratios: Sequence[float]) -> float:

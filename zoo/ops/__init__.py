@@ -60,6 +60,7 @@ from zoo.ops.sparse_pool import global_avg_pool, global_max_pool, sparse_avg_poo
 from zoo.ops.sparse_tensor import SparseTensor, cat_channels, cat_samples
 from zoo.ops.spherical_harmonics import spherical_harmonics
 from zoo.ops.spike_conv import break_even_density, spike_conv, spike_linear
+from zoo.ops.spike_counts import spike_counts
 from zoo.ops.ssim import ssim_map
 from zoo.ops.volume_rendering import (
     accumulate_along_rays,
@@ -191,6 +192,7 @@ __all__ = [
     "sparse_to_open3d",
     "spherical_harmonics",
     "spike_conv",
+    "spike_counts",
     "spike_linear",
     "ssim_map",
     "subm_conv",

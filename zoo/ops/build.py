@@ -160,9 +160,10 @@ def source_closure(source: Path) -> list[Path]:
 
 
 def unit_key(unit: Unit, compiler: str, flags: Sequence[str]) -> str:
-    """The hash under which a compilation's object is kept."""
+    """The hash under which a compilation's object is kept; checkouts in different places share their objects."""
     digest = hashlib.sha256()
-    for part in (compiler_version(compiler), torch.__version__, *flags, *unit.flags):
+    placeless = (flag for flag in flags if flag != f"-I{CSRC}")
+    for part in (compiler_version(compiler), torch.__version__, *placeless, *unit.flags):
         digest.update(part.encode() + b"\0")
     digest.update(sources_stamp(unit.source).encode())
     return digest.hexdigest()[:24]

@@ -29,7 +29,8 @@ def spike_conv(
     It equals `apply_kernel_map` up to rounding, for any values; spikes are counts 0 to D, stored as floating numbers.
     On the CPU the values other than zero are listed once, and each pair of rows costs one multiply-add of a weight row
     for each of them; rows of zeros cost nothing. Above a break-even density the dense kernel is faster and takes over.
-    The choice depends on nothing but the exact share of values that are not zero, the widths and the number of pairs.
+    The choice depends on nothing but the exact share of values that are not zero, the widths, the number of pairs and
+    the CPU's instruction set.
     On CUDA, and without native kernels, this is the dense convolution. Gradients are those of the dense convolution.
 
     Args:
@@ -102,20 +103,26 @@ def break_even_density(in_channels: int, out_channels: int, pairs_per_row: float
 
     A pair of rows has a cost of its own beside that of its events, which weighs the more, the narrower the layer; the
     weights of many input channels no longer fit the nearest cache; and listing the events of a row has to pay for
-    itself over the pairs that read them. Fitted to the curves in ``docs/benchmarks/spike.md``.
+    itself over the pairs that read them. Fitted to the curves in ``docs/benchmarks/spike.md`` and ``spike_epyc.md``,
+    apart for CPUs with AVX-512 (as torch sees them), whose dense kernels are faster in proportion.
 
     Example:
-        >>> break_even_density(16, 16), break_even_density(64, 64) > break_even_density(64, 64, 1.0) > 0.2
+        >>> break_even_density(16, 16), break_even_density(64, 64) > break_even_density(64, 64, 1.0)
         (0.0, True)
     """
     if in_channels * out_channels == 0:
         return 0.0
-    limit = 0.68 - 240 / (in_channels * out_channels) - min(in_channels, 320) / 1000
+    most, cost_per_channel = (0.60, 1 / 1800) if _wide_vectors() else (0.68, 1 / 1000)
+    limit = most - 240 / (in_channels * out_channels) - min(in_channels, 320) * cost_per_channel
     return max(0.0, limit - _row_cost(out_channels) / pairs_per_row)
 
 
 def _row_cost(out_channels: int) -> float:
-    return 12 / max(1, out_channels)
+    return (30 if _wide_vectors() else 12) / max(1, out_channels)
+
+
+def _wide_vectors() -> bool:
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def convolve_spikes(features: Tensor, weight: Tensor, kernel_map: KernelMap, num_out: int, density: Density) -> Tensor:

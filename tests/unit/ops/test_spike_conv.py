@@ -138,10 +138,13 @@ def test_density_decides() -> None:
         assert torch.equal(spike_conv(features, weight, pairs, num_out, density=exact - 1e-6), never)
 
 
-def test_break_even_density() -> None:
+@pytest.mark.parametrize("capability", ["DEFAULT", "AVX2", "AVX512"])
+def test_break_even_density(capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert break_even_density(16, 16) == 0
     assert break_even_density(0, 8) == 0
-    for channels in (32, 64, 128, 256):
+    assert break_even_density(32, 32) > 0.1
+    for channels in (64, 128, 256):
         assert 0.1 < break_even_density(channels, channels, 1.5) < break_even_density(channels, channels) < 1
 
 

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.models.layers.surrogates import SURROGATES, SurrogateKind, spike_counts, spike_step
-from zoo.ops import spike_linear
+from zoo.models.layers.surrogates import SURROGATES, SurrogateKind, spike_step
+from zoo.ops import spike_counts, spike_linear
 from zoo.ops.checks import check_option
 
 __all__ = [

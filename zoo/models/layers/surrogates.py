@@ -1,4 +1,4 @@
-"""Gradients that stand in for those of rounding and of the threshold, which are zero almost everywhere.
+"""Gradients that stand in for that of the threshold, which is zero almost everywhere.
 
 A surrogate g(v) replaces the derivative of the Heaviside step H(v), v = (membrane - threshold) / threshold. Each has
 area 1 over the real line.
@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-__all__ = ["SURROGATES", "SurrogateKind", "spike_counts", "spike_step"]
+__all__ = ["SURROGATES", "SurrogateKind", "spike_step"]
 
 SurrogateKind = Literal["rectangular", "triangle", "sigmoid", "atan", "fast_sigmoid", "gaussian"]
 
@@ -77,23 +77,6 @@ class _Step(torch.autograd.Function):
         return grads[0] * SURROGATES[ctx.kind](v, ctx.width), None, None
 
 
-class _Counts(torch.autograd.Function):
-    """Rounded and clamped; backward passes the gradient inside of the window."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, max_count: int, half_up: bool) -> Tensor:
-        ctx.save_for_backward(u)
-        ctx.max_count, ctx.half_up = max_count, half_up
-        return _rounded(u, max_count, half_up)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (u,) = ctx.saved_tensors
-        if ctx.half_up:  # the same open window as hardtanh's, whose fused kernel takes a sixth of the time
-            return torch.ops.aten.hardtanh_backward(grads[0], u, 0, ctx.max_count), None, None
-        return grads[0] * ((u >= 0) & (u <= ctx.max_count)), None, None
-
-
 def spike_step(v: Tensor, kind: SurrogateKind = "atan", width: float = 1.0) -> Tensor:
     """Spikes 1 where ``v >= 0``, else 0, of any shape; the gradient is the surrogate's.
 
@@ -113,28 +96,3 @@ def spike_step(v: Tensor, kind: SurrogateKind = "atan", width: float = 1.0) -> T
     if not width > 0:
         raise ValueError(f"width: found {width}, expected a positive number")
     return _Step.apply(v, kind, width)  # type: ignore[return-value]
-
-
-def spike_counts(u: Tensor, max_count: int, *, half_up: bool) -> Tensor:
-    r"""Integer spikes :math:`\mathrm{round}(\mathrm{clamp}(u, 0, D))`, of any shape, with a straight-through gradient.
-
-    Args:
-        u: Membrane potential in units of the threshold.
-        max_count: D, the most spikes of a step.
-        half_up: True rounds halves up and passes the gradient where ``0 < u < D``; False rounds halves to the even
-            number and passes it where ``0 <= u <= D``.
-
-    Example:
-        >>> import torch
-        >>> u = torch.tensor([-1.0, 0.5, 2.5, 4.0])
-        >>> spike_counts(u, 4, half_up=True).tolist(), spike_counts(u, 4, half_up=False).tolist()
-        ([0.0, 1.0, 3.0, 4.0], [0.0, 0.0, 2.0, 4.0])
-    """
-    if not (u.requires_grad and torch.is_grad_enabled()):
-        return _rounded(u, max_count, half_up)
-    return _Counts.apply(u, max_count, half_up)  # type: ignore[return-value]
-
-
-def _rounded(u: Tensor, max_count: int, half_up: bool) -> Tensor:
-    clamped = u.clamp(0, max_count)
-    return clamped.add_(0.5).floor_() if half_up else clamped.round_()
