@@ -1,4 +1,4 @@
-"""Write the weights of a pre-trained convnet under the names of timm or detectron2: see --help."""
+"""Convert weights: of upstream projects, to timm and detectron2, or of a run into a card: see --help."""
 
 from zoo.convert import main
 

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from zoo.hub import Card, find_card, is_card_name, list_cards, pretrained_card
+
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ModelInfo", "create_model", "describe_models", "list_experiments", "list_models"]
+__all__ = ["ModelInfo", "create_model", "describe_experiment", "describe_models", "list_experiments", "list_models"]
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,21 @@ class ModelInfo:
     experiments: tuple[str, ...]
 
 
-def list_models(pattern: str = "*") -> list[str]:
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """Names of the models that match a shell pattern.
 
+    Args:
+        pattern: Of the names.
+        pretrained: Names of weights to load instead, ``system-variant.tag``, whose own name or model's name matches.
+
     Example:
-        >>> list_models("no-such-*")
-        []
+        >>> list_models("dsvt_w*")
+        ['dsvt_waymo_pillar', 'dsvt_waymo_voxel']
+        >>> list_models("dsvt_nuscenes", pretrained=True)
+        ['dsvt-nuscenes.upstream']
     """
+    if pretrained:
+        return [card.name for card in list_cards(pattern) if card.is_usable]
     return _names("model", pattern)
 
 
@@ -48,23 +58,56 @@ def list_experiments(pattern: str = "*") -> list[str]:
     return _names("experiment", pattern)
 
 
-def create_model(name: str, overrides: Sequence[str] = ()) -> nn.Module:
-    """Make an untrained model as its configuration file describes it.
+def create_model(
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    pretrained: bool | str = False,
+    class_names: Sequence[str] | None = None,
+) -> nn.Module:
+    """Make a model as its configuration file describes it, untrained or with the weights of a card.
 
     Args:
-        name: One of ``list_models()``.
+        name: One of ``list_models()``, or of ``list_models(pretrained=True)``: the network of that weight.
         overrides: Changes to its arguments, ``["hidden_dim=32"]``.
+        pretrained: True: the model's preferred weight, fetched if need be; a text: the weight of this tag or name.
+        class_names: What the outputs are to number; weights that were trained on other classes are refused.
 
     Raises:
-        ValueError: There is no such model; the message names the nearest.
+        ValueError: There is no such model or weight, which names the nearest; or the weights have other classes, or
+            shapes that ``overrides`` do not fit.
+        OSError: The weights could not be fetched.
+
+    Example:
+        >>> create_model("gridformer_planes", ["channels=8", "resolution=16"]).kind
+        'planes'
     """
     from zoo.training.configuration import build, compose
 
-    if name not in list_models():
+    if is_card_name(name):
+        card = find_card(name)
+    elif name not in list_models():
         near = difflib.get_close_matches(name, list_models(), n=3)
         hint = f"did you mean {', '.join(near)}?" if near else f"there are: {', '.join(list_models())}"
         raise ValueError(f"name: no model {name!r}; {hint}")
-    return build(compose([f"model={name}", *(f"model.{override}" for override in overrides)]).model)
+    else:
+        card = pretrained_card(name, None if pretrained is True else pretrained) if pretrained else None
+    if card is not None and not card.model:
+        raise ValueError(f"name: {card.name} is no network of the zoo. {card.note}")
+    base = [f"model={name}"] if card is None else card.config_overrides
+    model: nn.Module = build(compose([*base, *(f"model.{override}" for override in overrides)]).model)
+    if card is not None and pretrained:
+        _fill(model, card, class_names)
+    return model
+
+
+def _fill(model: nn.Module, card: Card, class_names: Sequence[str] | None) -> None:
+    from zoo.training.weights import find_weights, load_weights
+
+    if class_names is not None and tuple(class_names) != card.class_names:
+        found = ", ".join(card.class_names) or "of no classes"
+        raise ValueError(f"class_names: {card.name} was trained on {found}; expected {', '.join(class_names)}")
+    load_weights(model, find_weights(card.name))
 
 
 def describe_models(pattern: str = "*") -> list[ModelInfo]:
@@ -78,6 +121,20 @@ def describe_models(pattern: str = "*") -> list[ModelInfo]:
         users = tuple(experiment for experiment, content in experiments.items() if _model_of(content) == name)
         infos.append(ModelInfo(name, target, _summary(name, target), users))
     return infos
+
+
+def describe_experiment(name: str) -> tuple[str, str]:
+    """The model that an experiment trains, and the line that it begins with.
+
+    Raises:
+        ValueError: There is no such experiment.
+    """
+    if name not in list_experiments():
+        near = difflib.get_close_matches(name, list_experiments(), n=3)
+        raise ValueError(f"experiment: no experiment {name!r}; did you mean {', '.join(near) or 'one of `zoo list`'}?")
+    lines = (_folder("experiment") / f"{name}.yaml").read_text().splitlines()
+    text = next((line for line in lines if line.startswith("#") and "@package" not in line), "")
+    return _model_of(_read("experiment", name)) or "", text.lstrip("# ").strip()
 
 
 def _folder(group: str) -> Path:

@@ -19,10 +19,14 @@ log = logging.getLogger(__name__)
 
 @hydra.main(version_base="1.3", config_path="pkg://zoo.configs", config_name="train")
 def main(cfg: DictConfig) -> None:
-    """Train, then test. ``train=false ckpt=FILE`` only tests; ``ckpt=last`` continues the experiment's newest run."""
+    """Train, then test. ``train=false ckpt=FILE`` only tests; ``ckpt=last`` continues the experiment's newest run.
+
+    ``train=false weights=NAME expect=true`` fails unless the figures are those of the weight's card.
+    """
     from hydra.core.hydra_config import HydraConfig
 
     from zoo.training.configuration import name_run
+    from zoo.training.expectations import UnexpectedFigures
     from zoo.training.signals import RunInterrupted
 
     runtime = HydraConfig.get()
@@ -31,6 +35,9 @@ def main(cfg: DictConfig) -> None:
     except RunInterrupted as interruption:
         log.info("%s", interruption)
         sys.exit(interruption.exit_code)
+    except UnexpectedFigures as difference:
+        log.error("%s", difference)
+        sys.exit(1)
 
 
 def train(cfg: DictConfig, *, overrides: Sequence[str] = ()) -> dict[str, float]:
@@ -46,6 +53,7 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] = ()) -> dict[str, float]
     Raises:
         ValueError: The configuration contradicts itself; the message names the key.
         FileNotFoundError: ``ckpt`` or ``weights`` names no file.
+        zoo.training.expectations.UnexpectedFigures: With ``expect``, figures differ from the card's.
         zoo.training.signals.RunInterrupted: A signal ended the run; during training the state is saved.
     """
     from zoo.training.session import run_session

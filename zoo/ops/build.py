@@ -30,6 +30,8 @@ from pathlib import Path
 
 import torch
 
+from zoo.files import cache_root
+
 log = logging.getLogger("zoo.ops")
 
 CSRC = Path(__file__).parent / "csrc"
@@ -182,9 +184,7 @@ def cache_folder() -> Path:
 
     It is ``ops`` below ``$ZOO_CACHE``, else ``$XDG_CACHE_HOME/voxelzoo``, else ``~/.cache/voxelzoo``.
     """
-    named = os.environ.get("ZOO_CACHE")
-    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voxelzoo"
-    folder = base / "ops"
+    folder = cache_root() / "ops"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

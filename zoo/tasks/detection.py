@@ -20,6 +20,8 @@ __all__ = ["DetectionTask"]
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Scheduler = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 
+_CLASSES = "class_names"  # key in checkpoints
+
 
 class DetectionTask(LightningModule):
     """One optimizer step on ``model.loss(batch)["loss"]``; metrics on ``model.predict(batch)``.
@@ -63,6 +65,19 @@ class DetectionTask(LightningModule):
             raise ValueError(
                 f"task.class_names: found {list(self.class_names)}, the data has {list(data.class_names)}; "
                 "set both to the same"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The names of the classes go along."""
+        checkpoint[_CLASSES] = list(self.class_names)
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Refuse weights of other classes, or of the same in another order."""
+        names = checkpoint.get(_CLASSES)
+        if names is not None and tuple(names) != self.class_names:
+            raise ValueError(
+                f"ckpt, weights: trained on the classes {', '.join(names)}; task.class_names has "
+                f"{', '.join(self.class_names)}"
             )
 
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor | None:

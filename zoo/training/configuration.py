@@ -105,14 +105,20 @@ def build_parts(cfg: DictConfig) -> RunParts:
                 f"{node}: found nothing to build; choose an experiment (experiment=NAME, `zoo list` names them)"
             )
     model: nn.Module = build(cfg.model)
+    weights = None
     if cfg.weights:
-        from zoo.training.weights import load_weights
+        from zoo.training.weights import find_weights, load_task_state, load_weights
 
-        load_weights(model, cfg.weights)
+        weights = find_weights(cfg.weights)
+        load_weights(model, weights)
     if cfg.compile:
         model.compile()  # in place: the names in the state dict stay what they are
     optimizer, scheduler = build(cfg.optim.optimizer), build(cfg.optim.scheduler)
     task = build(cfg.task, partial=True)(model=model, optimizer=optimizer, scheduler=scheduler)
+    if weights is not None and not cfg.train:
+        load_task_state(task, weights)
+        if weights.class_names:
+            task.on_load_checkpoint({"class_names": list(weights.class_names)})
     return RunParts(task=task, data=build(cfg.data))
 
 

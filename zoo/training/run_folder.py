@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.files import write_json, write_text
+from zoo.hub import is_card_name
 
 __all__ = ["LAST", "RunFolder", "environment_text", "find_checkpoint"]
 
@@ -98,7 +99,7 @@ def is_secondary_process() -> bool:
 
 
 def find_checkpoint(ckpt: str, *, output_dir: str | Path, name: str | None) -> Path:
-    """The file that ``ckpt=`` means: ``last``, a run folder, or a checkpoint.
+    """The file that ``ckpt=`` means: ``last``, a run folder, a checkpoint, or the name of a weight of the zoo.
 
     Args:
         ckpt: What the user said.
@@ -107,6 +108,7 @@ def find_checkpoint(ckpt: str, *, output_dir: str | Path, name: str | None) -> P
 
     Raises:
         FileNotFoundError: There is no such checkpoint; the message says where it was looked for.
+        ValueError: A weight of that name does not exist, or cannot be run.
     """
     if ckpt == "last":
         parent = Path(output_dir) / (name or "")
@@ -124,9 +126,15 @@ def find_checkpoint(ckpt: str, *, output_dir: str | Path, name: str | None) -> P
         if not inside.is_file():
             raise FileNotFoundError(f"ckpt={ckpt}: the folder holds no checkpoints/{LAST}")
         return inside
-    if not path.is_file():
-        raise FileNotFoundError(f"ckpt={ckpt}: no such file; expected 'last', a run folder or a checkpoint")
-    return path
+    if path.is_file():
+        return path
+    if is_card_name(ckpt):
+        from zoo.training.card_checkpoint import card_checkpoint
+
+        return card_checkpoint(ckpt, output_dir)
+    raise FileNotFoundError(
+        f"ckpt={ckpt}: no such file; expected 'last', a run folder, a checkpoint, or a name that `zoo download` lists"
+    )
 
 
 def environment_text() -> str:

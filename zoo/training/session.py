@@ -21,6 +21,7 @@ from zoo.training.configuration import (
     plain,
     use_ops,
 )
+from zoo.training.expectations import expectation_for, pretrained_weights
 from zoo.training.history import History
 from zoo.training.results import final_metrics, write_run_report
 from zoo.training.run_folder import RunFolder, find_checkpoint, is_secondary_process
@@ -36,6 +37,9 @@ def run_session(cfg: DictConfig, *, overrides: Sequence[str] = ()) -> dict[str, 
     """Do what ``zoo.train.train`` promises."""
     start = time.perf_counter()
     _check(cfg)
+    if cfg.ckpt == "pretrained":
+        cfg.ckpt, cfg.weights = None, pretrained_weights(cfg.name)
+    expectation = expectation_for(cfg)
     checkpoint = find_checkpoint(cfg.ckpt, output_dir=cfg.paths.output_dir, name=cfg.name) if cfg.ckpt else None
     content = plain(cfg)
     with Signals().installed() as signals:
@@ -59,6 +63,8 @@ def run_session(cfg: DictConfig, *, overrides: Sequence[str] = ()) -> dict[str, 
                 run, config=content, history=history, metrics=metrics, task=parts.task, callbacks=callbacks
             )
             log.info("report: %s", run.report)
+    if expectation is not None:
+        expectation.check(metrics)
     return metrics
 
 

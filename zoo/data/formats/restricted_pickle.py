@@ -17,7 +17,7 @@ import numpy as np
 
 from zoo.data.bad_samples import SampleError
 
-__all__ = ["read_plain_pickle"]
+__all__ = ["numpy_scalars", "read_plain_pickle"]
 
 
 _CODE = re.compile(r"[biufcSUO?]\d*")
@@ -109,6 +109,14 @@ for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and 2
     _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = _Array
     _ALLOWED[f"{_core}.multiarray", "scalar"] = _scalar
     _ALLOWED[f"{_core}.numeric", "_frombuffer"] = _filled
+
+
+def numpy_scalars() -> list[Any]:
+    """NumPy's scalars for ``torch.serialization.safe_globals``: made here, not as a checkpoint's pickle says."""
+    return [
+        (_Dtype, "numpy.dtype"),
+        *((_scalar, f"{core}.multiarray.scalar") for core in ("numpy.core", "numpy._core")),
+    ]
 
 
 def _finished(value: Any, done: dict[int, Any]) -> Any:
