@@ -66,7 +66,8 @@ class ClassTask(LightningModule):
             )
         if self._trained_names is not None and self._trained_names != names:
             raise ValueError(
-                f"ckpt, weights: trained on the classes {', '.join(self._trained_names)}; the data has {', '.join(names)}"
+                f"ckpt, weights: trained on the classes {', '.join(self._trained_names)}; "
+                f"the data has {', '.join(names)}"
             )
 
     def on_fit_start(self) -> None:
