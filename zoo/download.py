@@ -102,7 +102,9 @@ def _matching(name: str) -> list[Card]:
 
 
 def _print_table(cards: Sequence[Card], folder: Path | None) -> None:
-    table = Table("weight", "network", "figure", "size", "status", "here", title="weights")
+    table = Table(title="weights")
+    for name in ("weight", "network", "figure", "size", "status", "here"):
+        table.add_column(name, no_wrap=name == "weight")
     for card in cards:
         here = "yes" if cached_file(card, folder) else ""
         table.add_row(*(Text(cell) for cell in (*card_row(card), here)))

@@ -127,8 +127,8 @@ class Card:
         """The command that measures it again; empty where no experiment does."""
         if not self.experiment:
             return ""
-        words = ["python tools/train.py", *self.config_overrides, "train=false", f"weights={self.name}", "expect=true"]
-        return " ".join(word if _is_plain(word) else f"'{word}'" for word in words)
+        words = [*self.config_overrides, "train=false", f"weights={self.name}", "expect=true"]
+        return " ".join(["python tools/train.py", *(word if _is_plain(word) else f"'{word}'" for word in words)])
 
     @property
     def hash_text(self) -> str:

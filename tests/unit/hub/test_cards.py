@@ -32,9 +32,9 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def write(folder: Path, name: str, **facts: object) -> Path:
-    path = folder / "cards" / f"{name}.yaml"
-    path.write_text(yaml.safe_dump({"name": name, "summary": "One.", "status": "available", **facts}))
+def write(folder: Path, stem: str, **facts: object) -> Path:
+    path = folder / "cards" / f"{stem}.yaml"
+    path.write_text(yaml.safe_dump({"name": stem, "summary": "One.", "status": "available", **facts}))
     return path
 
 
