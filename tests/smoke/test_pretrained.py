@@ -51,7 +51,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("zoo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOO_CARDS", str(folder / "weights"))
-        patch.setenv("ZOO_CACHE", str(folder / "cache"))
         yield folder
 
 
