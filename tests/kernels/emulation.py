@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,36 +26,51 @@ def emulated_sources() -> list[Path]:
     return sorted((build.CSRC / "cuda").glob("*.cu"))
 
 
-def compile_emulated(source: Path, *, sanitize: bool = False) -> Path:
-    """A shared library of one .cu file on the emulator; cached like the product's own objects."""
-    flags = [
-        *build.common_flags(),
-        "-O1",
-        "-fPIC",
-        "-shared",
-        "-x",
-        "c++",
-        "-DZOO_EMULATE_CUDA",
-        "-w",
-        "-include",
-        str(EMULATOR),
-    ]
-    if sanitize:
-        flags += SANITIZERS
-    compiler = build.find_compiler()
+def compile_emulated(*, sanitize: bool = False) -> list[Path]:
+    """A shared library of each .cu file on the emulator; cached like the product's own objects."""
+    compiler, flags = build.find_compiler(), _flags(sanitize)
+    targets = {source: _target(source, compiler, flags) for source in emulated_sources()}
+    missing = [source for source, target in targets.items() if not target.is_file()]
+    if missing:
+        with (
+            tempfile.TemporaryDirectory(dir=build.cache_folder()) as scratch,
+            ThreadPoolExecutor(max_workers=2) as pool,
+        ):
+            header = _compile_header(compiler, flags, Path(scratch))
+            list(pool.map(lambda source: _compile(compiler, flags, header, source, targets[source]), missing))
+    return list(targets.values())
+
+
+def _flags(sanitize: bool) -> list[str]:
+    flags = [*build.common_flags(), "-O1", "-fPIC", "-DZOO_EMULATE_CUDA", "-w"]
+    return [*flags, *SANITIZERS] if sanitize else flags
+
+
+def _target(source: Path, compiler: str, flags: Sequence[str]) -> Path:
     unit = build.Unit(source, tuple(flags))
     key = hashlib.sha256((build.unit_key(unit, compiler, ()) + EMULATOR.read_text()).encode()).hexdigest()[:24]
-    target = build.cache_folder() / f"emulated-{source.stem}-{key}.so"
-    if not target.is_file():
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            made = Path(scratch) / "library.so"
-            link = [f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu"]
-            done = subprocess.run(
-                [compiler, *flags, str(source), "-o", str(made), *link], capture_output=True, text=True
-            )
-            assert done.returncode == 0, f"{source.name} does not compile for the emulator:\n{done.stderr[:4000]}"
-            os.replace(made, target)
-    return target
+    return build.cache_folder() / f"emulated-{source.stem}-{key}.so"
+
+
+def _compile_header(compiler: str, flags: Sequence[str], scratch: Path) -> Path:
+    """The emulator and what every source includes, compiled once: torch's headers take most of a source's time."""
+    header = scratch / "emulated.h"
+    header.write_text(f'#include "{EMULATOR}"\n#include "runtime/op.h"\n')
+    _run([compiler, *flags, "-x", "c++-header", str(header), "-o", f"{header}.gch"], header.name)
+    return header
+
+
+def _compile(compiler: str, flags: Sequence[str], header: Path, source: Path, target: Path) -> None:
+    made = header.parent / f"{source.stem}.so"
+    link = [f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu"]
+    command = [compiler, *flags, "-shared", "-include", str(header), "-x", "c++", str(source), "-o", str(made), *link]
+    _run(command, source.name)
+    os.replace(made, target)
+
+
+def _run(command: Sequence[str], name: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, f"{name} does not compile for the emulator:\n{done.stderr[:4000]}"
 
 
 @functools.lru_cache
@@ -64,7 +80,6 @@ def emulated_ops() -> torch._ops._OpNamespace:
         schema = str(getattr(torch.ops.zoo, name).default._schema).split("::", 1)[1]
         _LIBRARY.define(schema)
     sanitize = os.environ.get("ZOO_EMULATOR_SANITIZE") == "1"
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        for path in pool.map(lambda source: compile_emulated(source, sanitize=sanitize), emulated_sources()):
-            torch.ops.load_library(str(path))
+    for path in compile_emulated(sanitize=sanitize):
+        torch.ops.load_library(str(path))
     return torch.ops.zoo_emulated

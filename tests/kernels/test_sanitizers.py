@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from tests.kernels.emulation import compile_emulated
+from tests.nested_pytest import run_pytest
 from zoo.ops import build
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
+SEEDS = (0, 1, 2)
 
 
 def runtime(name: str) -> str:
@@ -23,9 +24,8 @@ def runtime(name: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_emulated_kernels_under_sanitizers(seed):
-    environment = os.environ | {
+def run_kernel_tests(seed: int) -> subprocess.CompletedProcess[str]:
+    environment = {
         "LD_PRELOAD": f"{runtime('libasan.so')}:{runtime('libstdc++.so.6')}",
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:detect_stack_use_after_return=0",
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
@@ -33,17 +33,19 @@ def test_emulated_kernels_under_sanitizers(seed):
         "ZOO_EMULATOR_SEED": str(seed),
         "ZOO_OPS": "reference",
     }
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        "tests/kernels",
-        "-k",
-        "not compiles",
-    ]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    return run_pytest("tests/kernels", "-k", "not compiles", **environment)
+
+
+@pytest.fixture(scope="module")
+def runs() -> Iterator[dict[int, Future[subprocess.CompletedProcess[str]]]]:
+    """The kernel tests for every seed, two at a time, on libraries that are compiled once, before."""
+    compile_emulated(sanitize=True)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        yield {seed: pool.submit(run_kernel_tests, seed) for seed in SEEDS}
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_emulated_kernels_under_sanitizers(seed, runs):
+    done = runs[seed].result()
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
