@@ -35,8 +35,15 @@ class Kernel:
     shared_bytes: int  # static shared memory
 
 
-def measure(source: Path, architectures: Sequence[int] = build.CUDA_ARCHITECTURES) -> list[Kernel]:
+def measure(
+    source: Path, architectures: Sequence[int] = build.CUDA_ARCHITECTURES, *, output: Path | None = None
+) -> list[Kernel]:
     """Compile one .cu file for the architectures and return what its kernels take.
+
+    Args:
+        source: The file.
+        architectures: As 10 * major + minor.
+        output: Where the object goes; None: it is not kept.
 
     Raises:
         zoo.ops.build.BuildError: nvcc is missing or does not compile the file.
@@ -44,7 +51,8 @@ def measure(source: Path, architectures: Sequence[int] = build.CUDA_ARCHITECTURE
     nvcc = build.find_nvcc()
     (unit,) = (unit for unit in build.cuda_units(architectures) if unit.source == source)
     with tempfile.TemporaryDirectory() as scratch:
-        command = [nvcc, *build.common_flags(), *unit.flags, "-Xptxas", "-v", "-c", str(source), "-o", f"{scratch}/x.o"]
+        made = str(output or f"{scratch}/x.o")
+        command = [nvcc, *build.common_flags(), *unit.flags, "-Xptxas", "-v", "-c", str(source), "-o", made]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise build.BuildError(f"{unit.label}: nvcc failed: {done.stderr[-2000:]}")
