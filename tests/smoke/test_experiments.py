@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,11 +36,32 @@ def assert_complete(run: Path, steps: int) -> None:
     assert "data:image/" in (run / "report.html").read_text()
 
 
+@pytest.fixture(scope="module")
+def command_lines(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, data_dir: Path
+) -> Iterator[dict[str, tuple[Path, Future[subprocess.CompletedProcess[str]]]]]:
+    """The chosen experiments by the command line, each with its folder: a queue for each of two cores."""
+    chosen = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    names = [item.callspec.params["name"] for item in chosen if item.originalname == "test_by_the_command_line"]
+    outputs, data = tmp_path_factory.mktemp("outputs"), (data_dir, tmp_path_factory.mktemp("datasets"))
+    queues = [ThreadPoolExecutor(max_workers=1) for _ in data]
+    started = {}
+    for number, name in enumerate(names):
+        options = twin(name, data[number % 2], 2)
+        started[name] = (outputs / name, queues[number % 2].submit(train_there, outputs / name, *options))
+    yield started
+    for queue in queues:
+        queue.shutdown(cancel_futures=True)
+
+
 @pytest.mark.parametrize("name", [*SYSTEMS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
-def test_by_the_command_line(name: str, tmp_path: Path, data_dir: Path) -> None:
-    done = train_there(tmp_path, *twin(name, data_dir, 2))
+def test_by_the_command_line(
+    name: str, command_lines: dict[str, tuple[Path, Future[subprocess.CompletedProcess[str]]]]
+) -> None:
+    folder, run = command_lines[name]
+    done = run.result()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert_complete(newest_run(tmp_path), 2)
+    assert_complete(newest_run(folder), 2)
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -48,13 +72,14 @@ def test_in_this_process(name: str, tmp_path: Path, data_dir: Path) -> None:
 @pytest.mark.parametrize("name", SYSTEMS)
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_interrupted_and_continued_bitwise(name: str, workers: int, tmp_path: Path, data_dir: Path) -> None:
-    options = (*twin(name, data_dir, 40), f"data.num_workers={workers}")
+    steps, early = 30, 10  # what lies between is time enough for the signal to find the run at work
+    options = (*twin(name, data_dir, steps), "trainer.val_check_interval=8", f"data.num_workers={workers}")
     whole = checkpoint(train_here(tmp_path / "whole", *options))
-    code, output = train_and_signal(tmp_path / "parts", signal.SIGINT, 20, *options)
+    code, output = train_and_signal(tmp_path / "parts", signal.SIGINT, early, *options)
     assert code == 130, output
     saved = checkpoint(newest_run(tmp_path / "parts"))
-    assert 20 <= saved["global_step"] < 40
+    assert early <= saved["global_step"] < steps
     parts = checkpoint(train_here(tmp_path / "parts", *options, "ckpt=last"))
-    assert parts["global_step"] == 40
+    assert parts["global_step"] == steps
     for part in ("state_dict", "optimizer_states", "lr_schedulers"):
         assert not differences(parts[part], whole[part])

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.nested_pytest import run_pytest
+
+TOYS = ("test_command_line.py", "test_resume.py")  # train a task without ops, and so do nothing new here
+PARTS = {  # of about the same length
+    "recipes in one process": ("tests/smoke/test_experiments.py", "-k", "test_in_this_process"),
+    "other runs": (
+        *("tests/smoke", "-k", "not test_in_this_process"),
+        *(f"--ignore=tests/smoke/{name}" for name in TOYS),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def runs() -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
+    """The parts at the same time, one for each core."""
+    with ThreadPoolExecutor(max_workers=len(PARTS)) as pool:
+        yield {name: pool.submit(run_pytest, *arguments, ZOO_OPS="reference") for name, arguments in PARTS.items()}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_smoke_tests_pass_on_the_reference() -> None:
-    run = [sys.executable, "-m", "pytest", "tests/smoke", "-q", "-x", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        run, cwd=ROOT, env=os.environ | {"ZOO_OPS": "reference"}, capture_output=True, text=True, timeout=2300
-    )
+@pytest.mark.parametrize("part", PARTS)
+def test_smoke_tests_pass_on_the_reference(
+    part: str, runs: dict[str, Future[subprocess.CompletedProcess[str]]]
+) -> None:
+    done = runs[part].result()
     assert done.returncode == 0, done.stdout[-5000:]

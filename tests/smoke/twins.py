@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from zoo.training.configuration import compose
 
 _STREETS = (
@@ -145,6 +147,18 @@ MODELS: dict[str, tuple[str, ...]] = {  # what makes full-size networks small en
 }
 
 
+def _small_field(recipe: DictConfig) -> tuple[str, ...]:
+    """Coarse grids and few samples, which still adapt where the recipe's do."""
+    adapts = recipe.task.budget.target_samples is not None
+    return (
+        "model.log2_table_size=12",
+        "task.renderer.occupancy.resolution=24",
+        f"task.renderer.step_size={4 * recipe.task.renderer.step_size}",
+        "task.budget.initial_rays=128",
+        *(["task.budget.target_samples=8192"] if adapts else []),
+    )
+
+
 def twin(name: str, data_dir: Path, steps: int) -> tuple[str, ...]:
     """Overrides that make the small twin of an experiment.
 
@@ -167,6 +181,7 @@ def twin(name: str, data_dir: Path, steps: int) -> tuple[str, ...]:
         *SAMPLES[reader],
         *kept,
         *MODELS.get(recipe.model._target_, ()),
+        *(_small_field(recipe) if "renderer" in recipe.task else ()),
         *(MODELS[recipe.model.backbone._target_] if "backbone" in recipe.model else ()),
         f"paths.data_dir={data_dir}",
         f"trainer.max_steps={steps}",
