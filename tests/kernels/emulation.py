@@ -47,8 +47,8 @@ def _flags(sanitize: bool) -> list[str]:
 
 
 def _target(source: Path, compiler: str, flags: Sequence[str]) -> Path:
-    unit = build.Unit(source, tuple(flags))
-    key = hashlib.sha256((build.unit_key(unit, compiler, ()) + EMULATOR.read_text()).encode()).hexdigest()[:24]
+    unit = build.Unit(source, ())
+    key = hashlib.sha256((build.unit_key(unit, compiler, flags) + EMULATOR.read_text()).encode()).hexdigest()[:24]
     return build.cache_folder() / f"emulated-{source.stem}-{key}.so"
 
 

@@ -129,6 +129,14 @@ def test_a_header_change_changes_the_key(sources, monkeypatch):
     assert build.unit_key(unit, build.find_compiler(), build.cpu_flags()) != before
 
 
+def test_checkouts_of_the_same_sources_share_objects(sources, tmp_path, monkeypatch):
+    keys = set()
+    for csrc in (sources, shutil.copytree(sources, tmp_path / "elsewhere")):
+        monkeypatch.setattr(build, "CSRC", csrc)
+        keys |= {build.unit_key(unit, build.find_compiler(), build.cpu_flags()) for unit in build.cpu_units()}
+    assert len(keys) == 1
+
+
 def test_many_sources_share_a_compiled_header(sources, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "CSRC", sources)
     monkeypatch.setattr(build, "_SOURCES_THAT_SHARE", 1)
