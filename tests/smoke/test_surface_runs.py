@@ -107,7 +107,7 @@ def test_the_bunny(tmp_path: Path) -> None:
     assert metrics["test/mesh_distance"] < 0.002
     assert metrics["test/f_score_0.005"] > 0.95
     assert metrics["test/watertight"] == 1
-    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1000
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 400
 
 
 @pytest.fixture(scope="module")
