@@ -20,7 +20,7 @@ from zoo.training.configuration import build, compose, config_differences, plain
 
 TINY = (
     "data.generator.width=40", "data.generator.height=30", "data.generator.samples=1", "data.generator.num_scenes=1",
-    "data.generator.num_test=2",
+    "data.generator.num_test=2", "model.num_levels=2", "model.log2_table_size=8",
 )  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def command(tmp_path: Path, *more: str) -> list[str]:
     return [
         "spare", "--tables", "track1", "--scenes", "House", "--methods", "spare_field_plain", "--runs",
         str(tmp_path / "runs"), "--records", str(tmp_path / "records"), "--page", str(tmp_path / "spare.md"), "--more",
-        *TINY, f"paths.data_dir={tmp_path}", "checkpoint_every=1", *more,
+        *TINY, f"paths.data_dir={tmp_path}", "checkpoint_every=20", *more,
     ]  # fmt: skip
 
 

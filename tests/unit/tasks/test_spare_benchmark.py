@@ -90,7 +90,8 @@ def test_the_command_examines_an_archive(tmp_path: Path, caplog: pytest.LogCaptu
 @pytest.mark.slow  # three scenes by the command line, twice
 def test_a_split_of_three_scenes_interrupted_in_the_second(tmp_path: Path) -> None:
     tiny = [line for line in benchmark(tmp_path).overrides if "num_scenes" not in line and "max_steps" not in line]
-    changes = [*tiny, "data.generator.num_scenes=3", "trainer.max_steps=300", "checkpoint_every=1"]
+    small = ["model.num_levels=2", "model.log2_table_size=8"]
+    changes = [*tiny, *small, "data.generator.num_scenes=3", "trainer.max_steps=200", "checkpoint_every=20"]
     folder = tmp_path / "out"
     command = [
         sys.executable, "tools/render.py", "benchmark=spare", "track=1", "spare.experiment=spare_field_plain",
