@@ -49,7 +49,7 @@ SCAN = 60_000
 WIDE_SCAN = 15_000  # wide layers work on coarse levels
 Network = Literal["classifier L", "segmentor"]
 NETWORKS: tuple[Network, ...] = ("classifier L", "segmentor")
-SHIFTS = (0.0, -0.15, -0.25, -0.5)  # of all normalisations: the lower, the fewer spikes
+SHIFTS = (0.0, -0.2, -0.25, -0.5)  # of all normalisations: the lower, the fewer spikes
 # glibc returns large blocks to the system, whose page faults then cost a network up to a third of its time on CPU.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 << 30), "MALLOC_TOP_PAD_": str(256 << 20)}
 WEIGHT_STEP, INPUT_STEP = 2.0**-12, 2.0**-6

@@ -51,13 +51,14 @@ inline int64_t channel_parts(int64_t channels) {
 
 template <class T, int D>
 struct SampleRows {
-  const T* rows;    // (B, cells, C)
-  const T* coords;  // (B N, D)
+  const T* rows;         // (B, cells, C)
+  const T* coords;       // (B N, D)
+  const int64_t* order;  // which point comes when; null: as they stand
   int64_t count, resolution, cells, channels, parts;
   T* out;  // (B N, C)
 
   ZOO_HD void operator()(int64_t i) const {
-    const int64_t point = i / parts, end = parts == 1 ? channels : i % parts + 1;
+    const int64_t turn = i / parts, point = order ? order[turn] : turn, end = parts == 1 ? channels : i % parts + 1;
     const NodePlace<T, D> place(coords + point * D, resolution);
     const T* from[1 << D];
     T weight[1 << D];
@@ -82,11 +83,33 @@ struct SampleRows {
   }
 };
 
-// The gradient of a node: of the points of the cells that it is a corner of, cell by cell.
+// Gradients and corner weights of the points, one cell after the other.
+template <class T, int D>
+struct SortPoints {
+  const T* grad;         // (B N, C)
+  const T* coords;       // (B N, D)
+  const int64_t* order;  // points by the cell between nodes
+  int64_t resolution, channels;
+  T* sorted;   // (B N, C)
+  T* weights;  // (B N, 2^D)
+
+  ZOO_HD void operator()(int64_t i) const {
+    const int64_t point = order[i];
+    const T* ZOO_RESTRICT from = grad + point * channels;
+    T* ZOO_RESTRICT to = sorted + i * channels;
+    for (int64_t c = 0; c < channels; ++c) to[c] = from[c];
+    const NodePlace<T, D> place(coords + point * D, resolution);
+    for (int corner = 0; corner < 1 << D; ++corner) weights[(i << D) + corner] = place.weight(corner);
+  }
+};
+
+// The gradient of a node: of the points of the cells that it is a corner of, cell by cell. On the CPU the points have
+// been sorted, for neighbouring nodes read the same of them.
 template <class T, int D>
 struct SampleRowsGradient {
   const T* grad;               // (B N, C)
   const T* coords;             // (B N, D)
+  const T* weights;            // (B N, 2^D) of the sorted points; null: they are not sorted
   const int64_t* order;        // points by the cell between nodes
   const int64_t* packed_info;  // (B cells, 2)
   int64_t total, resolution, cells, channels, parts;
@@ -110,8 +133,9 @@ struct SampleRowsGradient {
       if (!exists) continue;
       const Chunk chunk = chunk_of(packed_info, cell, total);
       for (int64_t k = 0; k < chunk.count; ++k) {
-        const int64_t point = order[chunk.start + k];
-        const T weight = NodePlace<T, D>(coords + point * D, resolution).weight(corner);
+        const int64_t at = chunk.start + k, point = weights ? at : order[at];
+        const T weight =
+            weights ? weights[(at << D) + corner] : NodePlace<T, D>(coords + point * D, resolution).weight(corner);
         const T* ZOO_RESTRICT from = grad + point * channels;
         for (int64_t c = begin; c < end; ++c) to[c] += weight * from[c];
       }
@@ -161,14 +185,29 @@ auto dispatch_axes(ScalarType dtype, int64_t axes, const char* op, const F& f) {
   });
 }
 
+// Points by the cell between nodes: `coords` (B, N, D) of a grid with `cells` nodes.
+inline std::tuple<Tensor, Tensor> order_between_nodes(const Tensor& coords, int64_t resolution, int64_t cells) {
+  const int64_t largest = resolution > 2 ? resolution - 2 : 0;
+  return cell_order(cell_index(coords, resolution - 1, largest, resolution), coords.size(0) * cells);
+}
+
 inline Tensor sample_rows(const Tensor& rows, const Tensor& coords, int64_t resolution) {
   const Tensor r = packed(rows), at = packed(coords);
   const int64_t batch = at.size(0), count = at.size(1), channels = r.size(2), parts = channel_parts(channels);
   return dispatch_axes(r.scalar_type(), at.size(2), "sample_rows", [&](auto zero, auto axes) {
     using T = decltype(zero);
-    Tensor out = empty_on<T>(r, {batch, count, channels});
+    Tensor out = empty_on<T>(r, {batch, count, channels}), order;
+    const int64_t* turns = nullptr;
+#if !ZOO_CUDA
+    // A volume is larger than the caches: points of a cell, one after the other, find its corners there.
+    if (axes == 3 && batch * count * 8 > batch * r.size(1)) {
+      order = std::get<0>(order_between_nodes(at, resolution, r.size(1)));
+      turns = cptr<int64_t>(order);
+    }
+#endif
     launch(r, batch * count * parts,
-           SampleRows<T, axes>{cptr<T>(r), cptr<T>(at), count, resolution, r.size(1), channels, parts, mptr<T>(out)},
+           SampleRows<T, axes>{cptr<T>(r), cptr<T>(at), turns, count, resolution, r.size(1), channels, parts,
+                               mptr<T>(out)},
            64);
     return out;
   });
@@ -185,10 +224,20 @@ inline Tensor sample_rows_backward(const Tensor& grad, const Tensor& coords, int
                   " cells, expected ", batch * cells);
   return dispatch_axes(g.scalar_type(), at.size(2), "sample_rows_backward", [&](auto zero, auto axes) {
     using T = decltype(zero);
-    Tensor out = empty_on<T>(g, {batch, cells, channels});
+    Tensor out = empty_on<T>(g, {batch, cells, channels}), sorted = g, weights;
+    const T* weight = nullptr;
+#if !ZOO_CUDA
+    sorted = empty_on<T>(g, {total, channels});
+    weights = empty_on<T>(g, {total, 1 << axes});
+    launch(g, total,
+           SortPoints<T, axes>{cptr<T>(g), cptr<T>(at), cptr<int64_t>(o), resolution, channels, mptr<T>(sorted),
+                               mptr<T>(weights)},
+           256);
+    weight = cptr<T>(weights);
+#endif
     launch(g, batch * cells * parts,
-           SampleRowsGradient<T, axes>{cptr<T>(g), cptr<T>(at), cptr<int64_t>(o), cptr<int64_t>(info), total,
-                                       resolution, cells, channels, parts, mptr<T>(out)},
+           SampleRowsGradient<T, axes>{cptr<T>(sorted), cptr<T>(at), weight, cptr<int64_t>(o), cptr<int64_t>(info),
+                                       total, resolution, cells, channels, parts, mptr<T>(out)},
            64);
     return out;
   });
