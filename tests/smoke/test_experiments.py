@@ -69,8 +69,15 @@ def test_in_this_process(name: str, tmp_path: Path, data_dir: Path) -> None:
     assert_complete(train_here(tmp_path, *twin(name, data_dir, 2)), 2)
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "workers"),
+    [
+        ("hollownerf_quickstart", 0),
+        ("e3dsnn_shapes", 0),
+        pytest.param("dsvt_street", 0, marks=pytest.mark.slow),  # a detector's resuming: test_detection.py as well
+        *(pytest.param(name, 2, marks=pytest.mark.slow) for name in SYSTEMS),
+    ],
+)
 def test_interrupted_and_continued_bitwise(name: str, workers: int, tmp_path: Path, data_dir: Path) -> None:
     steps, early = 30, 10  # what lies between is time enough for the signal to find the run at work
     options = (*twin(name, data_dir, steps), "trainer.val_check_interval=8", f"data.num_workers={workers}")

@@ -29,6 +29,7 @@ def _doubles():
 def test_both_sides_agree(make, monkeypatch):
     monkeypatch.setattr(spark, "BATCH", 2)
     monkeypatch.setattr(spark, "SIZE", 64)
+    monkeypatch.setattr(spark, "DECODER_WIDTH", 64)
     case = make(NETWORK, 0.5)
     assert case.peer_name.startswith("masked dense")
     case.setup()

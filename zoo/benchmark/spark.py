@@ -27,6 +27,7 @@ from zoo.tasks.lamb import LAMB
 log = logging.getLogger("zoo.benchmark")
 
 BATCH, SIZE, THREADS = 16, 224, 2
+DECODER_WIDTH = 768
 FORMATS = {"NCHW": torch.contiguous_format, "channels last": torch.channels_last}
 DEEP_PATH = {"ResNet-50": 0.05, "ConvNeXt-S": 0.2}  # stochastic depth of the recipes
 
@@ -121,7 +122,12 @@ def step_case(network: Network, ratio: float) -> Case:
 
     def make(backend: Backend, memory_format: torch.memory_format) -> Callable[[], list[Tensor]]:
         torch.manual_seed(0)
-        model = SparK(backbone=network.build(), densify_norm=network.densify_norm, backend=backend)
+        model = SparK(
+            backbone=network.build(),
+            densify_norm=network.densify_norm,
+            backend=backend,
+            decoder_width=DECODER_WIDTH,
+        )
         model = model.train().to(memory_format=memory_format)
         optimizer = LAMB(decay_groups(model.named_parameters()), lr=1e-5, betas=(0.9, 0.95), max_grad_norm=5.0)
         pictures = image.contiguous(memory_format=memory_format)
