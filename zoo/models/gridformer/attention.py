@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal, NamedTuple
 
 import torch
@@ -105,4 +106,4 @@ class PointGridLayer(nn.Module):
     def sample(self, grids: list[Tensor], projections: list[Projection]) -> Tensor:
         """Sum over the grids of their interpolation at the points, ``(B N, C)``."""
         sampled = [sample_point_grid(grid, p.coords) for grid, p in zip(grids, projections, strict=True)]
-        return torch.stack(sampled).sum(0).flatten(0, 1) if len(sampled) > 1 else sampled[0].flatten(0, 1)
+        return functools.reduce(torch.add, sampled).flatten(0, 1)  # a stack would be copied, and its gradient again

@@ -12,6 +12,7 @@ kept for the weights' sake but frozen, and the mean within a cell is an option.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -119,7 +120,7 @@ class GridFormerDecoder(nn.Module):
         feature = queries.new_zeros(())
         for mlp, grids in zip(self.fc_multi, maps, strict=True):
             sampled = [sample_point_grid(grid, place) for grid, place in zip(grids, places, strict=True)]
-            feature = feature + mlp(torch.stack(sampled).sum(0))
+            feature = feature + mlp(functools.reduce(torch.add, sampled))
         net = self.fc_p(queries)
         for to_net, block in zip(self.fc_c, self.blocks, strict=True):
             net = block(net + to_net(feature))
