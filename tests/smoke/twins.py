@@ -52,6 +52,7 @@ SAMPLES: dict[str, tuple[str, ...]] = {  # what stands in for the data of a reci
         "data.source.generator.num_test=1",
         "data.source.generator.num_points=3000",
         "data.source.generator.num_surface=400",
+        "data.source.generator.num_test_surface=400",
         "data.num_input_points=200",
         "data.num_queries=64",
         "data.batch_size=2",

@@ -44,7 +44,8 @@ class SolidSettings:
         num_val: To choose by.
         num_test: To measure on; no two splits share a seed.
         num_points: Labelled positions in a file.
-        num_surface: Surface points in a file.
+        num_surface: Surface points in a file of training and validation.
+        num_test_surface: Surface points in a test file: meshes are measured against them.
         num_files: Files of each kind for a room.
         boundary: Whether to write boundary flags, which the second stage needs.
         seed: Of everything.
@@ -56,12 +57,14 @@ class SolidSettings:
     num_test: int = 20
     num_points: int = 20000
     num_surface: int = 20000
+    num_test_surface: int = 100_000
     num_files: int = 1
     boundary: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = (self.num_train, self.num_val, self.num_test, self.num_points, self.num_surface, self.num_files)
+        counts = (self.num_train, self.num_val, self.num_test, self.num_points, self.num_surface)
+        counts += (self.num_test_surface, self.num_files)
         if min(counts) < 1 or self.seed < 0:
             raise ValueError(
                 f"found counts {counts} and seed {self.seed}, expected at least 1 each, and a seed from 0 on"
@@ -176,9 +179,9 @@ def make_room(num_objects: int, rng: np.random.Generator) -> Field:
     return union(parts)
 
 
-def _write_solid(folder: Path, name: str, rng: np.random.Generator, settings: SolidSettings) -> None:
+def _write_solid(folder: Path, name: str, rng: np.random.Generator, num_surface: int, settings: SolidSettings) -> None:
     field = make_solid(name, rng)
-    surface, normals = sample_field_surface(field, [-1.2] * 3, [1.2] * 3, settings.num_surface, rng)
+    surface, normals = sample_field_surface(field, [-1.2] * 3, [1.2] * 3, num_surface, rng)
     low, high = surface.min(axis=0), surface.max(axis=0)
     loc, scale = (low + high) / 2, float((high - low).max())
     points = rng.uniform(-_PADDED / 2, _PADDED / 2, (settings.num_points, 3))
@@ -194,10 +197,12 @@ def _write_flags(
     write_boundary(path, source, boundary_flags(points.astype(np.float16), field(points * scale + loc) < 0))
 
 
-def _write_room(folder: Path, num_objects: int, rng: np.random.Generator, settings: SolidSettings) -> None:
+def _write_room(
+    folder: Path, num_objects: int, rng: np.random.Generator, num_surface: int, settings: SolidSettings
+) -> None:
     field = make_room(num_objects, rng)
     for number in range(settings.num_files):
-        surface, normals = sample_field_surface(field, [-0.52] * 3, [0.52] * 3, settings.num_surface, rng)
+        surface, normals = sample_field_surface(field, [-0.52] * 3, [0.52] * 3, num_surface, rng)
         points = rng.uniform(-_PADDED / 2, _PADDED / 2, (settings.num_points, 3))
         write_cloud(folder / "pointcloud" / f"pointcloud_{number:02d}.npz", surface, normals)
         path = folder / "points_iou" / f"points_iou_{number:02d}.npz"
@@ -220,15 +225,16 @@ def generate_solids(root: Path | str, settings: SolidSettings, *, overwrite: boo
         for place, name in enumerate(settings.classes):
             serial = 0
             for which, (split, count) in enumerate(counts.items()):
+                num_surface = settings.num_test_surface if split == "test" else settings.num_surface
                 names = []
                 for number in range(count):
                     rng = np.random.default_rng(np.random.SeedSequence([settings.seed, place, which, number]))
                     names.append(f"{serial:08d}")
                     folder = output / name / names[-1]
                     if settings.kind == "solids":
-                        _write_solid(folder, name, rng, settings)
+                        _write_solid(folder, name, rng, num_surface, settings)
                     else:
-                        _write_room(folder, int(name[-2:]), rng, settings)
+                        _write_room(folder, int(name[-2:]), rng, num_surface, settings)
                     serial += 1
                 (output / name / f"{split}.lst").write_text("\n".join(names) + "\n")
 

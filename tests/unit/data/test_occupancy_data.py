@@ -17,7 +17,14 @@ from zoo.data.occupancy_data import OccupancyData
 from zoo.data.occupancy_sets import OccupancySet
 from zoo.data.synthetic_solids import CLASSES, SolidSettings, check_generated, make_room
 
-SMALL: dict[str, Any] = {"num_train": 2, "num_val": 1, "num_test": 1, "num_points": 3000, "num_surface": 500}
+SMALL: dict[str, Any] = {
+    "num_train": 2,
+    "num_val": 1,
+    "num_test": 1,
+    "num_points": 3000,
+    "num_surface": 500,
+    "num_test_surface": 700,
+}
 
 
 def settings_of(**changes: Any) -> dict[str, Any]:
