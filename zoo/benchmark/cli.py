@@ -72,12 +72,16 @@ def _record(runs: Sequence[str], name: str | None, *, with_pictures: bool) -> in
 
 def _write_results() -> int:
     from zoo.benchmark import spare_page, spiking_twins
+    from zoo.benchmark.filled_tables import fill_tables, pages_with_tables
     from zoo.benchmark.record import RESULTS, RESULTS_PAGE, results_page
     from zoo.files import write_text
 
     write_text(RESULTS_PAGE, results_page())
     write_text(spiking_twins.PAGE, spiking_twins.fill_page(spiking_twins.PAGE.read_text()))
     write_text(spare_page.PAGE, spare_page.spare_page(spare_page.read_records(RESULTS / "spare")))
+    for page in pages_with_tables(Path()):
+        write_text(page, fill_tables(page.read_text()))
+        sys.stdout.write(f"{page}\n")
     sys.stdout.write(f"{RESULTS_PAGE}\n{spiking_twins.PAGE}\n{spare_page.PAGE}\n")
     return 0
 
