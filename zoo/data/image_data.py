@@ -205,14 +205,18 @@ class ImageData(SplitData[ImageSample]):
         return self.steps_left(_TrainBatches(self, self.samples("train"), *self.place()))
 
     def evaluation_loader(self, split: Split) -> DataLoader[Any]:
-        """`ImageBatch`es of a split in its order, as in evaluation."""
+        """`ImageBatch`es of a whole split in its order, as in evaluation."""
         pictures = _EvaluationPictures(self, self.samples(split))
         return DataLoader(pictures, batch_size=self.eval_batch_size, num_workers=self.num_workers, collate_fn=_collate)
 
+    def _measured_pictures(self, split: Split) -> DataLoader[Any]:
+        pictures = _EvaluationPictures(self, self.samples(split))
+        return self.measured(pictures, batch_size=self.eval_batch_size, collate_fn=_collate)
+
     def val_dataloader(self) -> DataLoader[Any]:
         """The val pictures in their order."""
-        return self.evaluation_loader("val")
+        return self._measured_pictures("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
         """The test pictures in their order."""
-        return self.evaluation_loader("test")
+        return self._measured_pictures("test")

@@ -68,6 +68,11 @@ class ImageBatch:
         """Number of pictures B."""
         return len(self.names)
 
+    def first(self, count: int) -> ImageBatch:
+        """The first so many pictures."""
+        label, target = (None if part is None else part[:count] for part in (self.label, self.target))
+        return ImageBatch(self.image[:count], self.names[:count], label, target)
+
 
 def normalize(pixels: Tensor) -> Tensor:
     """``(..., 3, H, W)`` in [0, 1] to zero mean and unit variance over ImageNet."""

@@ -163,7 +163,7 @@ class OccupancyData(StepData):
 
     def _evaluation_loader(self, split: Split) -> DataLoader[OccupancyBatch]:
         shapes = _Shapes(self, self.source.shapes(split), None, False)
-        return DataLoader(shapes, batch_size=None, num_workers=self.num_workers)
+        return self.measured(shapes, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[OccupancyBatch]:
         """The val shapes in their order."""

@@ -41,7 +41,8 @@ class _TrainBatches:
             apply_transforms(data.train_transforms, self.samples[index], sample_generator(data.seed, first + place))
             for place, index in enumerate(indices)
         ]
-        mixing = torch.rand(1, generator=sample_generator(data.seed + _MIX_STREAM, first)).item() < data.mix_probability
+        draw = sample_generator(data.seed + _MIX_STREAM, step * self.world_size * size)  # one for all processes
+        mixing = torch.rand(1, generator=draw).item() < data.mix_probability
         return collate_points(chosen, data.feature_names, mix=mixing)
 
 
@@ -178,9 +179,7 @@ class PointCloudData(SplitData[PointSample]):
 
     def _evaluation_loader(self, split: Split) -> DataLoader[Any]:
         samples = _EvaluationSamples(self, self.samples(split), self.eval_transforms)
-        return DataLoader(
-            samples, batch_size=self.eval_batch_size, num_workers=self.num_workers, collate_fn=self._collate
-        )
+        return self.measured(samples, batch_size=self.eval_batch_size, collate_fn=self._collate)
 
     def _collate(self, samples: Sequence[PointSample]) -> PointBatch:
         return collate_points(samples, self.feature_names)
@@ -198,4 +197,4 @@ class PointCloudData(SplitData[PointSample]):
         if self.test_fragments is None:
             return self._evaluation_loader("test")
         samples = _EvaluationSamples(self, self.samples("test"), self.test_transforms)
-        return DataLoader(samples, batch_size=1, num_workers=self.num_workers, collate_fn=self._fragment)
+        return self.measured(samples, batch_size=1, collate_fn=self._fragment)

@@ -110,6 +110,20 @@ class PointBatch:
         """Number of clouds B."""
         return len(self.names)
 
+    def first(self, count: int) -> PointBatch:
+        """The first so many clouds."""
+        rows = int((self.point_batch < count).sum())  # clouds stand one after the other
+        return replace(
+            self,
+            coord=self.coord[:rows],
+            grid_coord=self.grid_coord[:rows],
+            features=self.features[:rows],
+            point_batch=self.point_batch[:rows],
+            names=self.names[:count],
+            segment=None if self.segment is None else self.segment[:rows],
+            category=None if self.category is None else self.category[:count],
+        )
+
     def sparse(self) -> SparseTensor:
         """The features on their cells, columns (batch, x, y, z); `SparseTensor.to_caller_order` gives point order."""
         coords = torch.cat([self.point_batch[:, None], self.grid_coord], dim=1)

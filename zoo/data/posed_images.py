@@ -109,7 +109,13 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 
 
 def sample_rays(
-    images: PosedImages, *, seed: int, step: int, num_rays: int, scheme: RayScheme = "all_images"
+    images: PosedImages,
+    *,
+    seed: int,
+    step: int,
+    num_rays: int,
+    scheme: RayScheme = "all_images",
+    share: slice = slice(None),
 ) -> RayBatch:
     """Random rays of one training step: a pure function of ``(seed, step, num_rays)`` on every device.
 
@@ -119,6 +125,7 @@ def sample_rays(
         step: index of the training step.
         num_rays: M, 0 or more; pixels are drawn uniformly, with replacement.
         scheme: ``"all_images"`` draws each pixel from any picture, ``"one_image"`` all from one random picture.
+        share: which of the M rays are returned: a process's part of the step.
 
     Raises:
         ValueError: without pictures, or for an unknown scheme.
@@ -144,7 +151,7 @@ def sample_rays(
     rows = torch.randint(cameras.height, (num_rays,), generator=generator)
     pixels = torch.stack((columns, rows), dim=-1)
     device = images.images.device
-    index, pixels = index.contiguous().to(device), pixels.to(device)
+    index, pixels = index[share].contiguous().to(device), pixels[share].to(device)
     rgba = _to_rgba(images.images[index, pixels[:, 1], pixels[:, 0]])
     return RayBatch(cameras.pixel_rays(index, pixels), rgba, index, pixels)
 

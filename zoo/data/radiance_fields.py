@@ -301,7 +301,7 @@ class RadianceFieldData(StepData):
         return self.steps_left()
 
     def _picture_loader(self, images: PosedImages) -> DataLoader[Tensor]:
-        return DataLoader(Indices(len(images)), batch_size=None, num_workers=self.num_workers)
+        return self.measured(Indices(len(images)), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """Indices of the val pictures, int64 of shape ``(1,)``."""

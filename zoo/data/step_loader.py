@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, get_worker_info
 
 __all__ = ["EvenShare", "StepData", "StepLoader", "Steps", "shuffled_indices", "step_index"]
 
@@ -80,6 +80,29 @@ class EvenShare(DistributedSampler[int]):
     def __iter__(self) -> Iterator[int]:
         return iter(range(self.rank, self.total_size, self.num_replicas))
 
+    def num_measured(self, first: int, size: int) -> int:
+        """How many of this process's numbers ``first`` to ``first + size - 1`` are samples, the rest being fillers.
+
+        Example:
+            >>> [EvenShare(3, rank, 2).num_measured(1, 1) for rank in range(2)]
+            [1, 0]
+        """
+        own = len(range(self.rank, len(self.dataset), self.num_replicas))  # pyright: ignore[reportArgumentType]
+        return max(0, min(size, own - first))
+
+
+class _Filled(Dataset[Any]):
+    """Samples that go on from the start behind the last one."""
+
+    def __init__(self, samples: Dataset[Any]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)  # pyright: ignore[reportArgumentType]
+
+    def __getitem__(self, index: int) -> Any:
+        return self.samples[index % len(self)]
+
 
 class StepData(LightningDataModule):
     """A data module whose training batches go on where the trainer stands.
@@ -108,6 +131,19 @@ class StepData(LightningDataModule):
     def steps_left(self, batch_of: Callable[[int], Any] = step_index) -> StepLoader:
         """Loads the batches that are left of the run; ``batch_of(number)`` makes one."""
         return StepLoader(self.max_steps * self.batches_of_step(), self._first_batch, self.num_workers, batch_of)
+
+    def measured(self, samples: Dataset[Any], **options: Any) -> DataLoader[Any]:
+        """Loads val or test samples in their order, of several processes each an `EvenShare`.
+
+        Args:
+            samples: All of them.
+            options: Of the loader.
+        """
+        rank, world_size = self.place()
+        if world_size > 1:
+            options["sampler"] = EvenShare(len(samples), rank, world_size)  # pyright: ignore[reportArgumentType]
+            samples = _Filled(samples)
+        return DataLoader(samples, num_workers=self.num_workers, **options)
 
     def predict_dataloader(self) -> Any:
         """What is tested."""

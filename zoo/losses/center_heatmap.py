@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from zoo.ops.processes import shared_count
 
-def center_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
+
+def center_focal_loss(logits: Tensor, target: Tensor, *, over_processes: bool = False) -> Tensor:
     r"""Focal loss of a heat-map with Gaussian peaks (CornerNet, CenterNet).
 
     .. math:: L = -\frac{1}{\max(N, 1)} \Big( \sum_{y = 1} (1 - p)^2 \ln p
@@ -15,6 +17,7 @@ def center_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
     Args:
         logits: x, any shape.
         target: y in [0, 1], the same shape; N counts the ones.
+        over_processes: Whether N is the ones of all processes, divided by their number; all have to call it then.
 
     Returns:
         A scalar.
@@ -27,7 +30,8 @@ def center_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
     peak = target == 1
     positive = torch.where(peak, (1 - probability) ** 2 * probability.log(), 0)
     negative = torch.where(peak, 0, (1 - target) ** 4 * probability**2 * (1 - probability).log())
-    return -(positive.sum() + negative.sum()) / peak.sum().clamp(min=1)
+    count = shared_count(peak.sum()) if over_processes else peak.sum().clamp(min=1)
+    return -(positive.sum() + negative.sum()) / count
 
 
 def distance_iou(boxes: Tensor, others: Tensor) -> Tensor:

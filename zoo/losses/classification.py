@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from zoo.ops.processes import num_processes, shared_count
 
 __all__ = ["check_labels", "cross_entropy", "soft_target_loss"]
 
@@ -17,6 +20,7 @@ def cross_entropy(
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
     ignore_index: int = -1,
+    over_processes: bool = False,
 ) -> Tensor:
     """Cross entropy of logits (N, K) and labels (N,), a scalar.
 
@@ -29,6 +33,8 @@ def cross_entropy(
         class_weights: (K,).
         label_smoothing: Share of the target that is spread over all classes.
         ignore_index: Label of rows that do not count.
+        over_processes: Whether the loss's average over the processes is to be the mean over the rows of all of them;
+            all have to call it then (see `zoo.ops.processes`).
 
     Raises:
         ValueError: Shapes that do not fit, or labels outside of 0..K-1.
@@ -39,9 +45,16 @@ def cross_entropy(
         tensor(1.3863)
     """
     valid = check_labels(logits, target, ignore_index)
+    weights = None if class_weights is None else class_weights.to(logits)
+    if over_processes and num_processes() > 1:
+        counted = valid.sum() if weights is None else weights[target[valid]].sum()
+        least = 1.0 if weights is None else torch.finfo(weights.dtype).tiny
+        total = F.cross_entropy(
+            logits, target, weights, ignore_index=ignore_index, reduction="sum", label_smoothing=label_smoothing
+        )
+        return total / shared_count(counted, least=least)
     if not bool(valid.any()):
         return logits.sum() * 0.0
-    weights = None if class_weights is None else class_weights.to(logits)
     return F.cross_entropy(logits, target, weight=weights, label_smoothing=label_smoothing, ignore_index=ignore_index)
 
 

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from zoo.losses.classification import check_labels
+from zoo.ops.processes import gather_rows
 
 __all__ = ["lovasz_softmax"]
 
 
-def lovasz_softmax(logits: Tensor, target: Tensor, *, ignore_index: int = -1) -> Tensor:
+def lovasz_softmax(logits: Tensor, target: Tensor, *, ignore_index: int = -1, over_processes: bool = False) -> Tensor:
     r"""Mean over the classes present in ``target`` of the Lovasz extension of the Jaccard loss, a scalar.
 
     With errors :math:`e_i = |[y_i = c] - p_{ic}|` in falling order, the loss of class c is
@@ -21,6 +22,7 @@ def lovasz_softmax(logits: Tensor, target: Tensor, *, ignore_index: int = -1) ->
         logits: (N, K).
         target: int64 (N,), 0..K-1 or ``ignore_index``.
         ignore_index: Label of rows that do not count.
+        over_processes: Whether the rows of all processes are one set; all have to call it then.
 
     Raises:
         ValueError: Shapes that do not fit, or labels outside of 0..K-1.
@@ -31,11 +33,13 @@ def lovasz_softmax(logits: Tensor, target: Tensor, *, ignore_index: int = -1) ->
         True
     """
     valid = check_labels(logits, target, ignore_index)
-    labels = target[valid]
+    labels, probabilities = target[valid], logits[valid].softmax(dim=1)
+    if over_processes:
+        labels, probabilities = gather_rows(labels), gather_rows(probabilities)
     if len(labels) == 0:
-        return logits.sum() * 0.0
+        return probabilities.sum()
     present = torch.unique(labels)
-    probabilities = logits[valid].softmax(dim=1).index_select(1, present)  # (M, P)
+    probabilities = probabilities.index_select(1, present)  # (M, P)
     member = (labels[:, None] == present).to(probabilities.dtype)
     errors, order = (member - probabilities).abs().sort(dim=0, descending=True)
     return (errors * _jaccard_steps(member.gather(0, order))).sum(dim=0).mean()

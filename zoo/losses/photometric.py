@@ -8,17 +8,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.metrics.image import ssim
+from zoo.ops.processes import shared_count
 
 __all__ = ["PhotometricKind", "l1_dssim_loss", "photometric_loss"]
 
 PhotometricKind = Literal["mse", "huber", "smooth_l1"]
 
 
-def photometric_loss(rendered: Tensor, target: Tensor, kind: PhotometricKind = "mse", delta: float = 0.1) -> Tensor:
+def photometric_loss(
+    rendered: Tensor,
+    target: Tensor,
+    kind: PhotometricKind = "mse",
+    delta: float = 0.1,
+    *,
+    over_processes: bool = False,
+) -> Tensor:
     """Mean loss over all entries of colours ``(N, 3)``, a scalar; 0 for N = 0.
 
     With ``e = rendered - target``: ``mse`` is ``e^2``; ``huber`` is ``e^2 / 2`` up to ``|e| = delta`` and
     ``delta (|e| - delta / 2)`` beyond (instant-ngp); ``smooth_l1`` is ``huber / delta`` (nerfacc, with delta 1).
+    With ``over_processes`` the loss's average over the processes is the mean over the entries of all of them.
 
     Raises:
         ValueError: The shapes differ, or ``kind`` or ``delta`` is unknown or not positive.
@@ -34,11 +43,15 @@ def photometric_loss(rendered: Tensor, target: Tensor, kind: PhotometricKind = "
         raise ValueError(f"delta: found {delta}, expected a positive number")
     if kind not in ("mse", "huber", "smooth_l1"):
         raise ValueError(f"kind: found {kind!r}, expected 'mse', 'huber' or 'smooth_l1'")
-    if rendered.numel() == 0:
+    if rendered.numel() == 0 and not over_processes:
         return rendered.sum()
+    reduction = "sum" if over_processes else "mean"
     if kind == "mse":
-        return F.mse_loss(rendered, target)
-    loss = F.huber_loss(rendered, target, delta=delta)
+        loss = F.mse_loss(rendered, target, reduction=reduction)
+    else:
+        loss = F.huber_loss(rendered, target, delta=delta, reduction=reduction)
+    if over_processes:
+        loss = loss / shared_count(rendered.numel(), device=loss.device)
     return loss / delta if kind == "smooth_l1" else loss
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["join_rows", "split_rows"]
+__all__ = ["enter_nothing", "join_rows", "split_rows"]
+
+
+def enter_nothing(rows: list[Tensor], counts: list[Tensor], columns: int, device: torch.device) -> None:
+    """No frame, in the shape and type of some: a process whose share of a set is fillers takes part in gathering."""
+    rows.append(torch.zeros(0, columns, dtype=torch.float64, device=device))
+    counts.append(torch.zeros(0, dtype=torch.int64, device=device))
 
 
 def join_rows(state: list[Tensor] | Tensor, columns: int | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from zoo.data.detection import Detections
 from zoo.data.detection_frames import DetectionFrame
 from zoo.data.detection_results import kitti_results
 from zoo.data.formats.kitti import TYPES, KittiLabels
-from zoo.metrics.gathered_rows import split_rows
+from zoo.metrics.gathered_rows import enter_nothing, split_rows
 from zoo.metrics.kitti_matching import DIFFICULTIES, KINDS, KittiEvaluation, PrecisionCurve
 
 __all__ = ["LOOSE", "STRICT", "KittiAP", "kitti_average_precision"]
@@ -120,6 +120,9 @@ class KittiAP(Metric):
         Raises:
             ValueError: a frame without KITTI's labels or calibration.
         """
+        if not frames:
+            enter_nothing(self.truth, self.truth_counts, _COLUMNS, self.device)
+            enter_nothing(self.found, self.found_counts, _COLUMNS, self.device)
         for detections, frame in zip(found, frames, strict=True):
             if frame.labels is None or frame.view is None:
                 raise ValueError(f"frames: {frame.frame_id!r} has no label file or calibration of KITTI's layout")

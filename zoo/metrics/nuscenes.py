@@ -16,7 +16,7 @@ from torchmetrics import Metric
 from zoo.data.detection import Detections
 from zoo.data.detection_frames import DetectionFrame
 from zoo.data.nuscenes_results import ATTRIBUTES, MOST_BOXES, default_attributes
-from zoo.metrics.gathered_rows import split_rows
+from zoo.metrics.gathered_rows import enter_nothing, split_rows
 
 __all__ = ["DISTANCES", "ERRORS", "MOST_RANGE", "BoxTable", "NuScenesNDS", "nuscenes_figures"]
 
@@ -231,6 +231,9 @@ class NuScenesNDS(Metric):
 
     def update(self, found: Sequence[Detections], frames: Sequence[DetectionFrame]) -> None:
         """Add samples; objects without points are left out."""
+        if not frames:
+            enter_nothing(self.truth, self.truth_counts, 12, self.device)
+            enter_nothing(self.found, self.found_counts, 12, self.device)
         for detections, frame in zip(found, frames, strict=True):
             known = np.isin(np.array(frame.names, dtype=str), self.class_names) & (frame.num_points > 0)
             labels = [self.class_names.index(name) for name, kept in zip(frame.names, known, strict=True) if kept]

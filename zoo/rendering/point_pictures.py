@@ -44,13 +44,16 @@ def draw_cloud(
         elevation: of the viewer; 90 looks straight down.
         dot: side of a point in pixels.
     """
-    image = torch.ones(size, size, 3)
+    image = torch.ones(size, size, 3, dtype=torch.float32)
     if len(coord) == 0:
         return image
     a, e = math.radians(azimuth), math.radians(elevation)
-    right = torch.tensor([-math.sin(a), math.cos(a), 0.0])
-    up = torch.tensor([-math.sin(e) * math.cos(a), -math.sin(e) * math.sin(a), math.cos(e)])
-    towards = torch.tensor([math.cos(e) * math.cos(a), math.cos(e) * math.sin(a), math.sin(e)])
+    axes = [
+        [-math.sin(a), math.cos(a), 0.0],  # to the right
+        [-math.sin(e) * math.cos(a), -math.sin(e) * math.sin(a), math.cos(e)],  # up
+        [math.cos(e) * math.cos(a), math.cos(e) * math.sin(a), math.sin(e)],  # towards the viewer
+    ]
+    right, up, towards = torch.tensor(axes, dtype=torch.float32)  # whatever the precision of the run
     centred = coord.float().cpu() - (coord.amin(dim=0) + coord.amax(dim=0)).float().cpu() / 2
     x, y, near = centred @ right, centred @ up, centred @ towards
     reach = torch.stack([x.abs().amax(), y.abs().amax()]).amax().clamp(min=1e-9)

@@ -10,6 +10,7 @@ from lightning import LightningModule
 from torch import nn
 
 from zoo.metrics.segmentation import ConfusionMatrix
+from zoo.ops.processes import sum_over_processes
 
 __all__ = ["ClassTask", "Optimizer", "Scheduler"]
 
@@ -39,6 +40,8 @@ class ClassTask(LightningModule):
         self.num_classes, self.log_every = num_classes, log_every
         self.val_metric = ConfusionMatrix(num_classes=num_classes)
         self.test_metric = ConfusionMatrix(num_classes=num_classes)
+        for metric in (self.val_metric, self.test_metric):
+            metric.sync_on_compute = False  # `log_figures` adds up the processes
         self._trained_names: tuple[str, ...] | None = None
 
     @property
@@ -94,11 +97,15 @@ class ClassTask(LightningModule):
             self.check_classes()
 
     def log_figures(self, stage: str, metric: ConfusionMatrix, names: Sequence[str]) -> None:
-        """Log the named figures of a metric that has seen data; `report_sections` still needs it afterwards."""
+        """Add up the counts of all processes and log the named figures, if there is anything.
+
+        `report_sections` still needs the metric afterwards.
+        """
+        metric.counts = sum_over_processes(metric.counts)
         if int(metric.counts.sum()) == 0:
             return
         values = metric.compute()
-        self.log_dict({f"{stage}/{name}": values[name] for name in names}, batch_size=1)
+        self.log_dict({f"{stage}/{name}": values[name] for name in names}, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """All parameters that need a gradient, in one group."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zoo.data.detection import DetectionBatch, Detections
 from zoo.data.detection_frames import EvaluationBatch
 from zoo.metrics.detection import DetectionMetric
+from zoo.ops.processes import sum_over_processes
 from zoo.rendering.report import ReportSection
 from zoo.tasks.detection_gallery import DetectionGallery
 
@@ -81,14 +82,13 @@ class DetectionTask(LightningModule):
             )
 
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor | None:
-        """The loss; None, which skips the update, for a batch in which no sample has a point."""
-        if not len(batch.points):
+        """The loss; None, which skips the update, where no sample of any process has a point."""
+        if not sum_over_processes(torch.tensor(len(batch.points), device=batch.points.device)):
             return None
         terms = self._detector("loss")(batch)
         if (self.global_step + 1) % self.log_every == 0:
-            self.log_dict(
-                {f"train/{name}": value.detach().float() for name, value in terms.items()}, batch_size=batch.batch_size
-            )
+            row = {f"train/{name}": value.detach().float() for name, value in terms.items()}
+            self.log_dict(row, batch_size=batch.batch_size, sync_dist=True)
         return terms["loss"]
 
     def _detector(self, method: str) -> Callable[[DetectionBatch], Any]:

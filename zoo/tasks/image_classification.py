@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.data.image_mixing import smooth_targets
 from zoo.data.image_samples import ImageBatch, denormalize
-from zoo.losses.classification import check_labels, soft_target_loss
+from zoo.losses.classification import check_labels, cross_entropy, soft_target_loss
 from zoo.models.spark.backbones import stage_depths
 from zoo.models.spark.classifier import ImageClassifier
 from zoo.models.spark.convnext import ConvNeXt
@@ -18,6 +18,7 @@ from zoo.rendering.point_pictures import confusion_section
 from zoo.rendering.report import Picture, ReportSection
 from zoo.tasks.annealed_decay import convnext_layer, decay_groups, layer_scales, resnet_layer
 from zoo.tasks.class_task import ClassTask, Scheduler
+from zoo.tasks.evaluation_share import num_measured
 from zoo.tasks.masked_pretraining import GroupedOptimizer
 
 __all__ = ["ImageClassificationTask", "layer_decay_scales"]
@@ -88,7 +89,7 @@ class ImageClassificationTask(ClassTask):
         if (self.global_step + 1) % self.log_every == 0:
             right = (logits.argmax(dim=1) == target.argmax(dim=1)).float().mean()
             row = {"train/loss": loss.detach().float(), "train/accuracy": right}
-            self.log_dict(row, batch_size=batch.batch_size)
+            self.log_dict(row, batch_size=batch.batch_size, sync_dist=True)
         return loss
 
     def _labels(self, batch: ImageBatch) -> Tensor:
@@ -98,10 +99,10 @@ class ImageClassificationTask(ClassTask):
 
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
         """Count right and wrong."""
-        logits, label = self.model(batch.image), self._labels(batch)
+        count = num_measured(self, batch_idx, batch.batch_size)
+        logits, label = self.model(batch.image)[:count], self._labels(batch)[:count]
         self.val_metric.update(logits.argmax(dim=1), label)
-        loss = torch.nn.functional.cross_entropy(logits, label)
-        self.log("val/loss", loss, batch_size=batch.batch_size, sync_dist=True)
+        self.log("val/loss", cross_entropy(logits, label), batch_size=count, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """Log the figures over all val pictures."""
@@ -117,7 +118,8 @@ class ImageClassificationTask(ClassTask):
 
     def test_step(self, batch: ImageBatch, batch_idx: int) -> None:
         """Count right and wrong, and keep some pictures."""
-        predicted, label = self.model(batch.image).argmax(dim=1), self._labels(batch)
+        count = num_measured(self, batch_idx, batch.batch_size)
+        predicted, label = self.model(batch.image).argmax(dim=1)[:count], self._labels(batch)[:count]
         self.test_metric.update(predicted, label)
         names = self.class_names
         for number, (found, true) in enumerate(zip(predicted.tolist(), label.tolist(), strict=True)):

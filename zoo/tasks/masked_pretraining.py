@@ -13,9 +13,9 @@ from zoo.data.image_samples import ImageBatch, denormalize
 from zoo.data.posed_images import step_generator
 from zoo.data.split_data import EVALUATION_STREAM
 from zoo.models.spark import Reconstruction, SparK, sample_mask
-from zoo.models.spark.synchronized import synchronize_norms
 from zoo.rendering.report import Picture, ReportSection
 from zoo.tasks.annealed_decay import decay_groups
+from zoo.tasks.evaluation_share import num_measured
 
 __all__ = ["GroupedOptimizer", "MaskedPretrainingTask", "Scheduler"]
 
@@ -36,7 +36,6 @@ class MaskedPretrainingTask(LightningModule):
             decayed.
         scheduler: sets rate and weight decay after each step; or None.
         seed: of the masks.
-        sync_batchnorm: statistics over all processes where there are several, on GPUs.
         log_every: steps between two rows of training metrics.
         max_pictures: test pictures shown in the report.
     """
@@ -48,20 +47,14 @@ class MaskedPretrainingTask(LightningModule):
         optimizer: GroupedOptimizer,
         scheduler: Scheduler | None = None,
         seed: int = 0,
-        sync_batchnorm: bool = True,
         log_every: int = 50,
         max_pictures: int = 12,
     ) -> None:
         super().__init__()
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
-        self.seed, self.sync_batchnorm = seed, sync_batchnorm
+        self.seed = seed
         self.log_every, self.max_pictures = log_every, max_pictures
         self._pictures: list[Picture] = []
-
-    def configure_model(self) -> None:
-        """Synchronise batch norms where several GPUs train."""
-        if self.sync_batchnorm and self.trainer.world_size > 1 and self.trainer.strategy.root_device.type == "cuda":
-            synchronize_norms(self.model)
 
     def reconstruct(self, batch: ImageBatch, generator: torch.Generator) -> Reconstruction:
         """The network's answer under a random mask."""
@@ -91,12 +84,14 @@ class MaskedPretrainingTask(LightningModule):
                 f"the pictures {', '.join(batch.names[:4])}, ..."
             )
         if (self.global_step + 1) % self.log_every == 0:
-            self.log("train/loss", loss.detach().float(), batch_size=batch.batch_size)
+            self.log("train/loss", loss.detach().float(), batch_size=batch.batch_size, sync_dist=True)
         return loss
 
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
         """Loss on val pictures."""
-        self.log("val/loss", self._evaluated(batch, batch_idx).loss, batch_size=batch.batch_size, sync_dist=True)
+        count = num_measured(self, batch_idx, batch.batch_size)
+        loss = self._evaluated(batch.first(max(count, 1)), batch_idx).loss
+        self.log("val/loss", loss, batch_size=count, sync_dist=True)
 
     def on_test_start(self) -> None:
         """Begin with nothing."""
@@ -104,9 +99,11 @@ class MaskedPretrainingTask(LightningModule):
 
     def test_step(self, batch: ImageBatch, batch_idx: int) -> None:
         """Loss on test pictures, and some pictures."""
+        count = num_measured(self, batch_idx, batch.batch_size)
+        batch = batch.first(max(count, 1))
         result = self._evaluated(batch, batch_idx)
-        self.log("test/loss", result.loss, batch_size=batch.batch_size, sync_dist=True)
-        wanted = min(batch.batch_size, self.max_pictures - len(self._pictures))
+        self.log("test/loss", result.loss, batch_size=count, sync_dist=True)
+        wanted = min(count, self.max_pictures - len(self._pictures))
         if wanted <= 0:
             return
         filled = denormalize(self.model.fill(batch.image, result).float())

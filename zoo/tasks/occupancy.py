@@ -20,6 +20,7 @@ from zoo.ops import knn
 from zoo.rendering.mesh import as_trimesh, write_mesh
 from zoo.rendering.point_pictures import draw_cloud
 from zoo.rendering.report import Picture, ReportSection
+from zoo.tasks.evaluation_share import num_measured
 from zoo.tasks.surface_gallery import surface_picture, surface_turntables
 from zoo.tasks.surface_scores import draw_to_compare
 
@@ -94,7 +95,7 @@ class OccupancyTask(LightningModule):
         """Loss of one batch."""
         loss = margin_bce(self.model(batch.points, batch.queries), batch.occupancy, margin=self.margin)
         if (self.global_step + 1) % self.log_every == 0:
-            self.log("train/loss", loss.detach(), batch_size=len(batch.points))
+            self.log("train/loss", loss.detach(), batch_size=len(batch.points), sync_dist=True)
         return loss
 
     def predict_step(self, batch: OccupancyBatch, batch_idx: int) -> Tensor:
@@ -103,17 +104,18 @@ class OccupancyTask(LightningModule):
         maps = model.encode(batch.points)
         return torch.cat([model.decode(maps, part) for part in batch.queries.split(self.chunk_size, 1)], 1).sigmoid()
 
-    def _score(self, stage: str, batch: OccupancyBatch) -> Tensor:
+    def _score(self, stage: str, batch: OccupancyBatch, count: int) -> Tensor:
+        """Positions found inside ``(B, Q)``; logs the figure of the first ``count`` shapes."""
         inside = self.predict_step(batch, 0) >= self.threshold
         both = (inside & batch.occupancy).sum(1)
         either = (inside | batch.occupancy).sum(1)
         iou = torch.where(either > 0, both / either.clamp_min(1), 1.0)  # nothing there and nothing found
-        self.log(f"{stage}/iou", iou.mean(), batch_size=len(iou), on_epoch=True)
+        self.log(f"{stage}/iou", iou[: max(count, 1)].mean(), batch_size=count, on_epoch=True, sync_dist=True)
         return inside
 
     def validation_step(self, batch: OccupancyBatch, batch_idx: int) -> None:
         """Intersection over union of the shapes, averaged over them."""
-        self._score("val", batch)
+        self._score("val", batch, num_measured(self, batch_idx, len(batch.names)))
 
     def reconstruct(self, points: Tensor) -> trimesh.Trimesh:
         """The surface of a cloud ``(N, 3)`` in the unit cube; without triangles where none is found."""
@@ -139,10 +141,11 @@ class OccupancyTask(LightningModule):
 
     def test_step(self, batch: OccupancyBatch, batch_idx: int) -> None:
         """As validation; make and measure meshes, and keep some pictures."""
-        inside = self._score("test", batch)
-        shown = self._is_shown(batch_idx)
+        count = num_measured(self, batch_idx, len(batch.names))
+        inside = self._score("test", batch, count)
+        shown = count > 0 and self._is_shown(batch_idx)
         if self.mesh_resolution is not None:
-            for row in range(len(batch.points)):
+            for row in range(count):
                 self._measure_mesh(batch, row, shown and row == 0)
         elif shown:
             queries = batch.queries[0][:, [0, 2, 1]].cpu()  # y is up in the data, z in the pictures

@@ -13,6 +13,7 @@ from zoo.losses.classification import cross_entropy
 from zoo.losses.lovasz import lovasz_softmax
 from zoo.rendering.point_pictures import class_colors, confusion_section, draw_cloud
 from zoo.rendering.report import Picture, ReportSection
+from zoo.tasks.evaluation_share import num_measured
 from zoo.tasks.point_task import Optimizer, PointTask, Scheduler
 
 __all__ = ["PointSegmentationTask"]
@@ -82,10 +83,12 @@ class PointSegmentationTask(PointTask):
                 class_weights=self.class_weights,
                 label_smoothing=self.label_smoothing,
                 ignore_index=IGNORE,
+                over_processes=True,
             )
         }
         if self.lovasz_weight:
-            terms["lovasz"] = self.lovasz_weight * lovasz_softmax(logits, batch.segment, ignore_index=IGNORE)
+            lovasz = lovasz_softmax(logits, batch.segment, ignore_index=IGNORE, over_processes=True)
+            terms["lovasz"] = self.lovasz_weight * lovasz
         loss = torch.stack(list(terms.values())).sum()
         self.log_training({"loss": loss, **terms}, batch)
         return loss
@@ -93,7 +96,14 @@ class PointSegmentationTask(PointTask):
     def validation_step(self, batch: PointBatch, batch_idx: int) -> None:
         """Count on the voxelised clouds."""
         if batch.segment is not None:
-            self.val_metric.update(self.point_logits(batch).argmax(dim=1), batch.segment)
+            predicted, rows = self.point_logits(batch).argmax(dim=1), self._measured_rows(batch, batch_idx)
+            self.val_metric.update(predicted[rows], batch.segment[rows])
+
+    def _measured_rows(self, batch: PointBatch | FragmentedCloud, batch_idx: int) -> Tensor:
+        """Which points count ``(N,)``."""
+        if isinstance(batch, PointBatch):
+            return batch.point_batch < num_measured(self, batch_idx, batch.batch_size)
+        return torch.full_like(batch.coord[:, 0], num_measured(self, batch_idx, 1), dtype=torch.bool)
 
     def on_validation_epoch_end(self) -> None:
         """Log the figures over all val clouds."""
@@ -110,20 +120,22 @@ class PointSegmentationTask(PointTask):
         """Class of each point ``(N,)``."""
         if isinstance(batch, PointBatch):
             return self.point_logits(batch).argmax(dim=1)
-        scores = torch.zeros(len(batch.coord), self.num_classes, device=batch.coord.device)
+        scores = torch.zeros(len(batch.coord), self.num_classes, dtype=torch.float32, device=batch.coord.device)
         for fragment, rows in zip(batch.fragments, batch.rows, strict=True):
             scores.index_add_(0, rows, torch.softmax(self.point_logits(fragment).float(), dim=1))
         return scores.argmax(dim=1)
 
     def test_step(self, batch: PointBatch | FragmentedCloud, batch_idx: int) -> None:
         """Count, write result files and keep some pictures."""
-        predicted = self.predict(batch)
+        predicted, rows = self.predict(batch), self._measured_rows(batch, batch_idx)
+        if not num_measured(self, batch_idx, 1):
+            return
         if self.submission is not None:
             if isinstance(batch, PointBatch):
                 raise ValueError("task.submission: needs all points of each cloud; set data.test_fragments")
             self.submission(batch.name, predicted)
         if batch.segment is not None:
-            self.test_metric.update(predicted, batch.segment)
+            self.test_metric.update(predicted[rows], batch.segment[rows])
         if len(self._pictures) < self.max_pictures:
             self._pictures.append(self._picture(batch, predicted))
 
@@ -143,7 +155,7 @@ class PointSegmentationTask(PointTask):
         present = self.test_metric.counts.sum(dim=1) > 0
         for name, iou, found in zip(self.class_names, self.test_metric.class_iou(), present, strict=True):
             if found:
-                self.log(f"test/iou/{name}", iou.float(), batch_size=1)
+                self.log(f"test/iou/{name}", iou.float(), batch_size=1, sync_dist=True)
 
     def predict_step(self, batch: PointBatch | FragmentedCloud, batch_idx: int) -> Tensor:
         """Class of each point ``(N,)``."""

@@ -30,8 +30,8 @@ class PointTask(ClassTask):
             raise ValueError(f"{', '.join(batch.names)}: {len(voxels)} voxels in all: {error}") from error
 
     def log_training(self, values: Mapping[str, Tensor], batch: PointBatch) -> None:
-        """Write a row of training metrics where one is due."""
+        """Write a row of training metrics, averaged over the processes, where one is due."""
         if (self.global_step + 1) % self.log_every == 0:
             row = {f"train/{name}": value.detach().float() for name, value in values.items()}
-            row["train/voxels"] = torch.tensor(float(len(batch.coord)))
-            self.log_dict(row, batch_size=batch.batch_size)
+            row["train/voxels"] = torch.tensor(float(len(batch.coord)), device=batch.coord.device)
+            self.log_dict(row, batch_size=batch.batch_size, sync_dist=True)

@@ -13,6 +13,7 @@ from zoo.data.posed_images import RayBatch, RayScheme, sample_rays, step_generat
 from zoo.losses.photometric import PhotometricKind, photometric_loss
 from zoo.metrics.spare_scores import SpareScores
 from zoo.models.hollownerf import HollowNeRF
+from zoo.ops.processes import num_processes, sum_over_processes, zero_of
 from zoo.rendering.backgrounds import BackgroundKind, background_colors, composite
 from zoo.rendering.field_renderer import FieldRenderer, RenderedImage, RenderedRays
 from zoo.tasks.ray_budget import RayBudget
@@ -98,26 +99,32 @@ class RadianceFieldTask(ViewTask):
             self.renderer.exclude_unseen(self.images("train").cameras)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor | None:
-        """Render the rays of this step; None, which skips the update, where no ray met an occupied cell."""
+        """Render the rays of this step; None, which skips the update, where no ray met an occupied cell.
+
+        Every process draws the rays of all and renders its share, so that their number changes nothing but the time.
+        """
         step = self.global_step
         self.model.set_step(step)
         self.renderer.update_occupancy(self.model, step, step_generator(self.seed + _OCCUPANCY_STREAM, step))
-        seed = self.seed + (self.global_rank << 40)  # each process draws its own rays; the grid is the same in all
+        count, share = int(self.budget.num_rays), slice(self.global_rank, None, num_processes())
         rays = sample_rays(
-            self.images("train"), seed=seed, step=step, num_rays=int(self.budget.num_rays), scheme=self.ray_scheme
+            self.images("train"), seed=self.seed, step=step, num_rays=count, scheme=self.ray_scheme, share=share
         )
-        generator = step_generator(seed + _RAY_STREAM, step)
-        background = background_colors(self.background, len(rays), generator=generator).to(self.device)
-        jitter = torch.rand(len(rays), generator=generator).to(self.device) if self.stratified else None
+        generator = step_generator(self.seed + _RAY_STREAM, step)
+        background = background_colors(self.background, count, generator=generator)[share].to(self.device)
+        jitter = torch.rand(count, generator=generator)[share].to(self.device) if self.stratified else None
         rendered = self.renderer(self.model, rays.rays, background, jitter=jitter, keep_samples=self.keep_samples)
-        self.budget.update(rendered.num_marched)
-        if rendered.num_samples == 0:
+        samples = torch.tensor([rendered.num_samples, rendered.num_marched], device=self.device)
+        num_samples, num_marched = sum_over_processes(samples).tolist()
+        self.budget.update(num_marched)
+        if num_samples == 0:
             return None
-        colour_loss = photometric_loss(rendered.rgb, composite(rays.rgba, background), self.loss_kind, self.loss_delta)
+        target = composite(rays.rgba, background)
+        colour_loss = photometric_loss(rendered.rgb, target, self.loss_kind, self.loss_delta, over_processes=True)
         loss = colour_loss + self.model.penalty(step) + self.regularization(step, rays, rendered)
         if (step + 1) % self.log_every == 0:
-            self._log_step(colour_loss, loss, len(rays), rendered.num_samples, rendered.num_marched)
-        return loss
+            self._log_step(colour_loss, loss, count, num_samples, num_marched)
+        return loss if rendered.num_samples else loss + zero_of(self.model.parameters())
 
     def regularization(self, step: int, rays: RayBatch, rendered: RenderedRays) -> Tensor:
         """What a derived task adds to the loss of a step."""
@@ -143,7 +150,8 @@ class RadianceFieldTask(ViewTask):
             values["train/open_vertices"] = self.model.saliency.occupancy()
         if self.model.pruner is not None:
             values["train/gamma"] = self.model.pruner.gamma
-        self.log_dict({name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()})
+        row = {name: torch.as_tensor(value, dtype=torch.float32, device=self.device) for name, value in values.items()}
+        self.log_dict(row, sync_dist=True)
 
     def render_camera(self, camera: Cameras) -> RenderedImage:
         """What the only camera of ``camera`` sees, over the test background."""

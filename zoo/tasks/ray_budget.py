@@ -13,6 +13,7 @@ class RayBudget(nn.Module):
 
     Early on nearly all space is occupied and a ray has many samples; later a few. A constant number of samples makes a
     step cost the same throughout. The number is a buffer: checkpoints hold it, and a resumed run draws the same rays.
+    All numbers are those of a step over all processes, which divide its rays among themselves.
 
     Args:
         target_samples: Samples of a step to aim at; None keeps ``initial_rays``.

@@ -103,7 +103,7 @@ class SparseViewTask(RadianceFieldTask):
         )  # fmt: skip
         losses = {name: term(found) for name, term in active.items()}
         if (step + 1) % self.log_every == 0:
-            self.log_dict({f"train/{name}": loss.detach() for name, loss in losses.items()})
+            self.log_dict({f"train/{name}": loss.detach() for name, loss in losses.items()}, sync_dist=True)
         return torch.stack(list(losses.values())).sum()
 
     def _render_unseen(self, step: int) -> RenderedRays:

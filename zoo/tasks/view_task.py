@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from lightning import LightningModule
 from torch import Tensor
 
 from zoo.data.cameras import Cameras
 from zoo.data.posed_images import PosedImages
 from zoo.metrics.image import psnr
-from zoo.metrics.spare_scores import SpareScores
+from zoo.metrics.spare_scores import SpareScores, mean_scores
+from zoo.ops.processes import gather_objects
 from zoo.rendering.backgrounds import BackgroundKind, background_colors, composite
 from zoo.rendering.field_renderer import RenderedImage
 from zoo.rendering.report import ReportSection
+from zoo.tasks.evaluation_share import num_measured
 from zoo.tasks.view_gallery import ViewGallery
 from zoo.tasks.view_scores import ViewScores
 
@@ -42,6 +45,7 @@ class ViewTask(LightningModule):
         self.test_background: BackgroundKind = test_background
         self.scores, self.object_scores = scores or ViewScores(), object_scores
         self.gallery = gallery or ViewGallery()
+        self._scored: list[dict[str, float]] = []
 
     def images(self, split: str) -> PosedImages:
         """The photographs of a split, from the trainer's data module."""
@@ -59,15 +63,28 @@ class ViewTask(LightningModule):
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """PSNR of one val picture."""
         rendered, truth = self.render_view(self.images("val"), int(batch))
-        self.log("val/psnr", psnr(rendered.rgb, truth), batch_size=1)
+        count = num_measured(self, batch_idx, 1)
+        self.log("val/psnr", psnr(rendered.rgb, truth), batch_size=count, sync_dist=True)
+
+    def on_test_start(self) -> None:
+        """Begin with nothing."""
+        self._scored.clear()
 
     def test_step(self, batch: Tensor, batch_idx: int) -> None:
         """The scores of one test picture."""
         images, index = self.images("test"), int(batch)
         rendered, truth = self.render_view(images, index)
-        values = {f"test/{name}": value for name, value in self._measure(rendered, truth, index).items()}
-        self.log_dict(values, batch_size=1)
-        self.gallery.add(images.names[index], rendered, truth, {name: float(value) for name, value in values.items()})
+        if not num_measured(self, batch_idx, 1):
+            return
+        values = {f"test/{name}": float(value) for name, value in self._measure(rendered, truth, index).items()}
+        self._scored.append(values)
+        self.gallery.add(images.names[index], rendered, truth, values)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the mean of each figure over the pictures that have it, of all processes."""
+        rows = [row for part in gather_objects(self._scored) for row in part]
+        values = {name: torch.tensor(value, device=self.device) for name, value in mean_scores(rows).items()}
+        self.log_dict(values, batch_size=1, sync_dist=True)
 
     def _measure(self, rendered: RenderedImage, truth: Tensor, index: int) -> dict[str, Tensor] | dict[str, float]:
         if self.object_scores is None:

@@ -11,6 +11,7 @@ from zoo.data.point_samples import PointBatch
 from zoo.losses.classification import cross_entropy
 from zoo.rendering.point_pictures import confusion_section, draw_cloud
 from zoo.rendering.report import Picture, ReportSection
+from zoo.tasks.evaluation_share import num_measured
 from zoo.tasks.point_task import Optimizer, PointTask, Scheduler
 
 __all__ = ["VoxelClassificationTask"]
@@ -53,7 +54,7 @@ class VoxelClassificationTask(PointTask):
         """Loss of one batch."""
         logits, _ = self.logits(batch)
         target = self._targets(batch)
-        loss = cross_entropy(logits, target, label_smoothing=self.label_smoothing)
+        loss = cross_entropy(logits, target, label_smoothing=self.label_smoothing, over_processes=True)
         self.log_training({"loss": loss, "accuracy": (logits.argmax(dim=1) == target).float().mean()}, batch)
         return loss
 
@@ -64,10 +65,10 @@ class VoxelClassificationTask(PointTask):
 
     def validation_step(self, batch: PointBatch, batch_idx: int) -> None:
         """Count right and wrong."""
-        logits, _ = self.logits(batch)
-        target = self._targets(batch)
+        count = num_measured(self, batch_idx, batch.batch_size)
+        logits, target = self.logits(batch)[0][:count], self._targets(batch)[:count]
         self.val_metric.update(logits.argmax(dim=1), target)
-        self.log("val/loss", cross_entropy(logits, target), batch_size=batch.batch_size)
+        self.log("val/loss", cross_entropy(logits, target), batch_size=count, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """Log the figures over all val clouds."""
@@ -83,10 +84,10 @@ class VoxelClassificationTask(PointTask):
 
     def test_step(self, batch: PointBatch, batch_idx: int) -> None:
         """Count right and wrong, and keep some pictures."""
-        predicted = self.logits(batch)[0].argmax(dim=1)
-        target = self._targets(batch)
+        count = num_measured(self, batch_idx, batch.batch_size)
+        predicted, target = self.logits(batch)[0].argmax(dim=1)[:count], self._targets(batch)[:count]
         self.test_metric.update(predicted, target)
-        for number in range(batch.batch_size):
+        for number in range(count):
             self._keep_picture(batch, number, int(predicted[number]), int(target[number]))
 
     def _keep_picture(self, batch: PointBatch, number: int, predicted: int, target: int) -> None:

@@ -16,6 +16,7 @@ from zoo.models.spark.voxels import SparK3D, VoxelReconstruction, sample_patch_m
 from zoo.rendering.point_pictures import draw_cloud
 from zoo.rendering.report import Picture, ReportSection
 from zoo.tasks.annealed_decay import decay_groups
+from zoo.tasks.evaluation_share import num_measured
 from zoo.tasks.masked_pretraining import GroupedOptimizer, Scheduler
 
 __all__ = ["VoxelPretrainingTask"]
@@ -69,17 +70,18 @@ class VoxelPretrainingTask(LightningModule):
         if not bool(torch.isfinite(result.loss)):
             raise ValueError(f"step {self.global_step}: the loss is not finite; lower optim.optimizer.lr")
         if (self.global_step + 1) % self.log_every == 0:
-            self._log("train", result, batch)
+            self._log("train", result, batch.batch_size)
         return result.loss
 
-    def _log(self, stage: str, result: VoxelReconstruction, batch: PointBatch) -> None:
+    def _log(self, stage: str, result: VoxelReconstruction, count: int) -> None:
         figures = {"loss": result.loss, "occupancy_loss": result.occupancy_loss, "feature_loss": result.feature_loss}
         row = {f"{stage}/{name}": value.detach().float() for name, value in figures.items()}
-        self.log_dict(row, batch_size=batch.batch_size)
+        self.log_dict(row, batch_size=count, sync_dist=True)
 
     def validation_step(self, batch: PointBatch, batch_idx: int) -> None:
         """Losses on val clouds."""
-        self._log("val", self._evaluated(batch, batch_idx), batch)
+        count = num_measured(self, batch_idx, batch.batch_size)
+        self._log("val", self._evaluated(batch.first(max(count, 1)), batch_idx), count)
 
     def on_test_start(self) -> None:
         """Begin with nothing."""
@@ -87,10 +89,12 @@ class VoxelPretrainingTask(LightningModule):
 
     def test_step(self, batch: PointBatch, batch_idx: int) -> None:
         """Losses on test clouds, and some pictures."""
+        count = num_measured(self, batch_idx, batch.batch_size)
+        batch = batch.first(max(count, 1))
         result = self._evaluated(batch, batch_idx)
-        self._log("test", result, batch)
+        self._log("test", result, count)
         hidden = ~result.visible
-        for number in range(min(batch.batch_size, self.max_pictures - len(self._pictures))):
+        for number in range(min(count, self.max_pictures - len(self._pictures))):
             cells = batch.grid_coord[batch.point_batch == number]
             masked = hidden[number][(cells // self.model.patch).unbind(1)]
             found = (result.occupancy[number] > 0).nonzero()

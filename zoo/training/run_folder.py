@@ -61,10 +61,10 @@ class RunFolder:
     def create(cls, output_dir: str | Path, name: str) -> RunFolder:
         """Claim a new folder below ``output_dir/name``; two runs that start in the same second get two folders."""
         shared = os.environ.get(_SHARED_VARIABLE)
-        if shared and is_secondary_process():
-            return cls(Path(shared))
         parent = Path(output_dir) / name
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+        if is_secondary_process():  # started by srun or torchrun it learns the folder from the first, with the trainer
+            return cls(Path(shared) if shared else parent / stamp)
         for attempt in range(1000):
             path = parent / (stamp if attempt == 0 else f"{stamp}-{attempt}")
             try:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from zoo.training.checkpoints import AtomicCheckpointIO, StepCheckpoint
 from zoo.training.configuration import build, plain
 from zoo.training.history import History
+from zoo.training.processes import SynchronizedNorms, UnusedParameters
 from zoo.training.random_states import RandomStates
 from zoo.training.run_folder import RunFolder
 from zoo.training.signals import Signals
@@ -33,9 +34,10 @@ def build_trainer(
     keep = StepCheckpoint(run.checkpoints, every=cfg.checkpoint_every, config=plain(cfg), signals=signals)
     _silence()
     return build(cfg.trainer, partial=True)(
-        callbacks=[RandomStates(), *callbacks, keep],
+        callbacks=[RandomStates(), UnusedParameters(), *callbacks, keep],
         logger=[history, *loggers],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *([SynchronizedNorms()] if cfg.trainer.sync_batchnorm else [])],
+        sync_batchnorm=False,  # torch's form, which counts masked cells and needs a GPU
         default_root_dir=str(run.path),
         enable_progress_bar=True,
         enable_model_summary=False,

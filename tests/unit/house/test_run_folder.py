@@ -30,6 +30,13 @@ def test_other_processes_of_a_run_share_its_folder(tmp_path: Path, monkeypatch: 
     assert RunFolder.create(tmp_path, "toy").path == first.path.resolve()
 
 
+def test_a_process_that_slurm_started_makes_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ZOO_RUN_FOLDER", raising=False)
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    assert RunFolder.create(tmp_path, "toy").path.parent == tmp_path / "toy"
+    assert not list(tmp_path.iterdir())
+
+
 def test_last_is_the_newest_checkpoint_of_the_experiment(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "toy" / "b", 100)
     newest = make_checkpoint(tmp_path / "toy" / "a", 200)

@@ -27,6 +27,7 @@ from zoo.data.detection import Detections
 from zoo.losses.center_heatmap import center_focal_loss, distance_iou
 from zoo.models.dsvt.bird_eye_view import ConvNorm
 from zoo.ops import boxes_aligned_iou, draw_heatmap, gaussian_radius, nms_rotated
+from zoo.ops.processes import shared_count
 
 
 class CenterTargets(NamedTuple):
@@ -216,7 +217,11 @@ class CenterHead(nn.Module):
     def loss(
         self, maps: Sequence[dict[str, Tensor]], boxes: Sequence[Tensor], labels: Sequence[Tensor]
     ) -> dict[str, Tensor]:
-        """The total under "loss" and its terms, summed over the groups."""
+        """The total under "loss" and its terms, summed over the groups.
+
+        In a distributed run every process has to call it: all boxes are counted together, so that the average over the
+        processes is the loss of one with all samples.
+        """
         size = (maps[0]["hm"].shape[2], maps[0]["hm"].shape[3])
         terms: dict[str, list[Tensor]] = {}
         for group, target in zip(maps, self.targets(boxes, labels, size), strict=True):
@@ -227,14 +232,14 @@ class CenterHead(nn.Module):
 
     def _group_loss(self, maps: dict[str, Tensor], target: CenterTargets) -> dict[str, Tensor]:
         valid = target.valid
-        count = valid.sum().clamp(min=1)
+        count = shared_count(valid.sum())  # of the boxes of all processes
         predicted = torch.cat([_at_cells(maps[name], target.cells) for name in self.regressed], dim=-1)[valid]
         encoded = target.encoded[valid]
         known = ~encoded.isnan()  # unknown velocities
         difference = torch.where(known, predicted - encoded.nan_to_num(0), 0).abs()
         weights = difference.new_tensor(self.code_weights)
         terms = {
-            "heat_loss": self.heat_weight * center_focal_loss(maps["hm"], target.heatmap),
+            "heat_loss": self.heat_weight * center_focal_loss(maps["hm"], target.heatmap, over_processes=True),
             "box_loss": self.box_weight * (difference.sum(dim=0) / count * weights).sum(),
         }
         boxes, decoded = target.boxes[valid][:, :7], self._decode(predicted, target.cells[valid], maps["hm"].shape[3])

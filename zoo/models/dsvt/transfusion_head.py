@@ -31,6 +31,7 @@ from zoo.losses.center_heatmap import center_focal_loss
 from zoo.losses.focal import sigmoid_focal_loss
 from zoo.models.dsvt.backbone import MultiHeadProjection
 from zoo.ops import boxes_aligned_iou, boxes_iou_3d, draw_heatmap, gaussian_radius, nms_rotated
+from zoo.ops.processes import shared_count
 
 
 class QueryPredictions(NamedTuple):
@@ -369,17 +370,18 @@ class TransFusionHead(nn.Module):
     def loss(
         self, predictions: QueryPredictions, boxes: Sequence[Tensor], labels: Sequence[Tensor]
     ) -> dict[str, Tensor]:
-        """The total under "loss" and its terms."""
+        """The total under "loss" and its terms; boxes are counted over all processes, as in `CenterHead`."""
         target = self.targets(predictions, boxes, labels)
         branches, matched = predictions.branches, target.matched
-        count = matched.sum().clamp(min=1)
+        count = shared_count(matched.sum())
         kinds = functional.one_hot(target.labels, self.num_classes + 1)[..., :-1].float()
         focal = sigmoid_focal_loss(branches["heatmap"].transpose(1, 2).float(), kinds)
         found = torch.cat([branches[name].transpose(1, 2).float() for name in self.regressed], dim=-1)
         known = matched[..., None] & ~target.encoded.isnan()
         difference = torch.where(known, found - target.encoded.nan_to_num(0), 0).abs()
         terms = {
-            "heat_loss": self.weights["heat"] * center_focal_loss(predictions.dense_heatmap, target.heatmap),
+            "heat_loss": self.weights["heat"]
+            * center_focal_loss(predictions.dense_heatmap, target.heatmap, over_processes=True),
             "class_loss": self.weights["class"] * focal.sum() / count,
             "box_loss": self.weights["box"] * (difference * difference.new_tensor(self.code_weights)).sum() / count,
         }
@@ -388,7 +390,7 @@ class TransFusionHead(nn.Module):
             overlap = boxes_aligned_iou(decoded[:, :7].contiguous(), target.boxes[matched][:, :7].contiguous())
             met = overlap > 0
             wrong = (branches["iou"][:, 0].float()[matched] - (2 * overlap - 1)).abs()
-            terms["iou_loss"] = self.weights["iou"] * torch.where(met, wrong, 0).sum() / met.sum().clamp(min=1)
+            terms["iou_loss"] = self.weights["iou"] * torch.where(met, wrong, 0).sum() / shared_count(met.sum())
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}
 
     def predict(self, predictions: QueryPredictions) -> list[Detections]:

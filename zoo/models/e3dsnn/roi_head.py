@@ -24,6 +24,7 @@ from zoo.models.layers.roi_targets import (
 from zoo.models.layers.sparse_norm import RowBatchNorm
 from zoo.models.layers.spiking import NeuronSpec, SpikeLinear
 from zoo.ops import SparseTensor, ball_query, nms_rotated, segment_max
+from zoo.ops.processes import shared_count
 
 __all__ = ["ProposalLimits", "RoIOutput", "SpikeRoIHead", "SpikeVoxelPool"]
 
@@ -196,14 +197,17 @@ class SpikeRoIHead(nn.Module):
         ]
 
     def loss(self, output: RoIOutput, chosen: Sequence[RoITargets], foreground: float = 0.55) -> dict[str, Tensor]:
-        """Weighted losses of the scores, and of the residuals and corners of proposals that overlap a box well."""
+        """Weighted losses of the scores, and of the residuals and corners of proposals that overlap a box well.
+
+        Proposals are counted over all processes, each of which has to call it.
+        """
         targets = RoITargets(*(torch.cat(parts) for parts in zip(*chosen, strict=True)))
         wanted = overlap_targets(targets.overlap)
-        number = max(len(wanted), 1)
+        number = shared_count(len(wanted), device=wanted.device)
         scores = F.binary_cross_entropy_with_logits(output.scores, wanted.to(output.scores), reduction="sum") / number
         good = (targets.overlap >= foreground).nonzero().squeeze(1)
         residuals, proposals, truth = output.residuals[good], targets.boxes[good], targets.truth[good]
-        found = max(len(good), 1)
+        found = shared_count(len(good), device=wanted.device)
         boxes = box_residual_loss(residuals, encode_in_proposals(truth, proposals)).sum() / found
         corners = corner_loss(decode_in_proposals(residuals, proposals), truth).sum() / found
         return {

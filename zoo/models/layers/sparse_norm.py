@@ -6,23 +6,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zoo.models.layers.sparse_sequential import SparseModule
+from zoo.models.layers.synchronized_norm import SynchronizableNorm
 from zoo.ops import SparseTensor
 
 
-class RowBatchNorm(nn.BatchNorm1d):
+class RowBatchNorm(SynchronizableNorm, nn.BatchNorm1d):
     """Batch normalisation of rows (N, C), however few they are.
 
     With fewer than two rows there are no batch statistics: training then normalises with the running ones and leaves
     them as they are, so that an empty or nearly empty batch does not stop a run.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise the rows (N, C)."""
+    def _alone(self, input: Tensor) -> Tensor:
         if self.training and input.shape[0] < 2 and self.track_running_stats:
             return functional.batch_norm(
                 input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
             )
-        return super().forward(input)
+        return super()._alone(input)
 
 
 class SparseBatchNorm(RowBatchNorm, SparseModule):

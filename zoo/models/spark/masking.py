@@ -11,6 +11,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from zoo.models.layers.synchronized_norm import SynchronizableNorm
 from zoo.models.spark.conversion import VisibleLayer, replace_layers
 from zoo.models.spark.visible import VisibleCells
 
@@ -83,18 +84,11 @@ def _normalize_rows(layer: _BatchNorm, x: Tensor, mask: Tensor, norm: Callable[[
     return out.permute(0, 3, 1, 2)
 
 
-class MaskedBatchNorm2d(_Masked, nn.BatchNorm2d):
+class MaskedBatchNorm2d(_Masked, SynchronizableNorm, nn.BatchNorm2d):
     """Batch norm over the visible positions of the batch; zero elsewhere."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         del input  # rows (N, C)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return _normalize_rows(self, input, self._mask(input), super().forward)
-
-
-class MaskedSyncBatchNorm(_Masked, nn.SyncBatchNorm):
-    """The same with statistics over all processes."""
 
     def forward(self, input: Tensor) -> Tensor:
         return _normalize_rows(self, input, self._mask(input), super().forward)
@@ -107,7 +101,7 @@ _MASKED: dict[str, type[_Masked]] = {  # by full name: timm's need no import
     "torch.nn.modules.linear.Linear": MaskedLinear,
     "torch.nn.modules.normalization.LayerNorm": MaskedLayerNorm,
     "torch.nn.modules.batchnorm.BatchNorm2d": MaskedBatchNorm2d,
-    "torch.nn.modules.batchnorm.SyncBatchNorm": MaskedSyncBatchNorm,
+    "torch.nn.modules.batchnorm.SyncBatchNorm": MaskedBatchNorm2d,
     "zoo.models.spark.convnext.LayerNorm2d": MaskedLayerNorm2d,
     "timm.layers.norm.LayerNorm": MaskedLayerNorm,
     "timm.layers.norm.LayerNorm2d": MaskedLayerNorm2d,

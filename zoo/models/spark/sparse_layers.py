@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from zoo.models.layers.synchronized_norm import SynchronizableNorm
 from zoo.models.spark.conversion import VisibleLayer, replace_layers
 from zoo.models.spark.convnext import DropPath
 from zoo.models.spark.visible import VisibleCells, as_strip
@@ -205,15 +206,8 @@ def _norm_rows(layer: VisibleLayer, strip: Tensor) -> Tensor:
     return as_strip(rows)
 
 
-class SparseBatchNorm2d(VisibleLayer, nn.BatchNorm2d):
+class SparseBatchNorm2d(VisibleLayer, SynchronizableNorm, nn.BatchNorm2d):
     """Batch norm over the visible positions of the batch."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(_norm_rows(self, input))
-
-
-class SparseSyncBatchNorm(VisibleLayer, nn.SyncBatchNorm):
-    """The same with statistics over all processes."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(_norm_rows(self, input))
@@ -265,7 +259,7 @@ _SPARSE: dict[str, type[VisibleLayer]] = {
     "torch.nn.modules.pooling.AvgPool2d": SparseAvgPool2d,
     "torch.nn.modules.linear.Linear": SparseLinear,
     "torch.nn.modules.batchnorm.BatchNorm2d": SparseBatchNorm2d,
-    "torch.nn.modules.batchnorm.SyncBatchNorm": SparseSyncBatchNorm,
+    "torch.nn.modules.batchnorm.SyncBatchNorm": SparseBatchNorm2d,
     "torch.nn.modules.dropout.Dropout2d": SparseDropout2d,
     "timm.layers.drop.DropPath": SparseTimmDropPath,
     "zoo.models.spark.convnext.DropPath": SparseDropPath,
