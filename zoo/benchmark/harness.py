@@ -29,6 +29,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "spark": ("zoo.benchmark.spark",),
     "surface": ("zoo.benchmark.surface",),
     "gaussians": ("zoo.benchmark.gaussians",),
+    "loading": ("zoo.benchmark.loading",),
 }
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
 from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import OmegaConf
@@ -107,3 +109,25 @@ def test_models_are_read_from_the_configuration() -> None:
 def test_an_unknown_model_gets_a_hint() -> None:
     with pytest.raises(ValueError, match="did you mean hollownerf"):
         create_model("holownerf")
+
+
+def hydra_part(*overrides: str) -> Any:
+    """The part of the composition that is Hydra's own."""
+    with initialize_config_module("zoo.configs", version_base="1.3"):
+        cfg = hydra_compose("train", overrides=list(overrides), return_hydra_config=True)
+    return OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
+
+
+def test_slurm_starts_a_process_for_each_device() -> None:
+    job = hydra_part("hydra/launcher=slurm", "trainer=ddp", "trainer.devices=8", "trainer.num_nodes=2")
+    assert job["_target_"].endswith("SlurmLauncher")
+    assert (job["nodes"], job["tasks_per_node"], job["gpus_per_node"]) == (2, 8, 8)
+    assert job["submitit_folder"].endswith("/.submitit/%j")
+    here = hydra_part("hydra/launcher=jobs")
+    assert here["_target_"].endswith("LocalLauncher")
+    assert here["tasks_per_node"] == 1
+
+
+def test_sharded_training_is_composed() -> None:
+    trainer = compose(["experiment=dsvt_waymo_voxel", "trainer=fsdp"]).trainer
+    assert (trainer.strategy, trainer.accelerator, trainer.sync_batchnorm) == ("fsdp", "gpu", True)
