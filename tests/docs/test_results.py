@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.benchmark import claim, spare_page, spiking_twins
+from zoo.benchmark import claim, recipe_cost, spare_page, spiking_twins
 from zoo.benchmark.record import MAX_THUMBNAIL_BYTES, RESULTS, RESULTS_PAGE, results_page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,6 +20,18 @@ def test_the_page_is_made_from_the_records():
 def test_the_table_of_spiking_twins_is_made_from_the_records():
     page = (ROOT / spiking_twins.PAGE).read_text()
     assert page == spiking_twins.fill_page(page, ROOT / RESULTS), "run: python tools/benchmark.py results"
+
+
+def test_the_table_of_costs_is_made_from_the_recipes():
+    page = (ROOT / recipe_cost.PAGE).read_text()
+    assert page == recipe_cost.fill_page(page), "run: python tools/benchmark.py results"
+    nuscenes = next(line for line in page.splitlines() if line.startswith("| `dsvt_nuscenes`")).split(" | ")
+    one, four, eight = (float(cell.replace(",", "")) for cell in nuscenes[4:7])
+    samples = float(nuscenes[1].replace(",", "")) * float(nuscenes[2])
+    assert one == round(samples / 3600)
+    assert (four, eight) == (round(samples / 3600 / 4), round(samples / 3600 / 8))
+    with pytest.raises(ValueError, match="end of the costs"):
+        recipe_cost.fill_page(recipe_cost.BEGIN)
 
 
 def test_spiking_runs_stand_beside_their_twins(tmp_path):

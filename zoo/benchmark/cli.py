@@ -13,7 +13,9 @@ from pathlib import Path
 def main(arguments: Sequence[str] | None = None) -> int:
     """``GROUP... [--out FILE.csv]`` measures, ``record RUN`` keeps a run, ``results`` writes pages; or ``spare``."""
     parser = argparse.ArgumentParser(prog="benchmark.py", description=main.__doc__)
-    groups = "fields, sparse, spike, dsvt, surface, spark, gaussians; or: record RUN; results; spare (spare --help)"
+    groups = (
+        "fields, sparse, spike, dsvt, surface, spark, gaussians, loading; record RUN; results; spare (spare --help)"
+    )
     parser.add_argument("groups", nargs="+", metavar="GROUP", help=groups)
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write the rows as CSV")
     parser.add_argument("--table", type=Path, metavar="FILE.md", help="write the table for the docs")
@@ -71,18 +73,19 @@ def _record(runs: Sequence[str], name: str | None, *, with_pictures: bool) -> in
 
 
 def _write_results() -> int:
-    from zoo.benchmark import spare_page, spiking_twins
+    from zoo.benchmark import recipe_cost, spare_page, spiking_twins
     from zoo.benchmark.filled_tables import fill_tables, pages_with_tables
     from zoo.benchmark.record import RESULTS, RESULTS_PAGE, results_page
     from zoo.files import write_text
 
     write_text(RESULTS_PAGE, results_page())
-    write_text(spiking_twins.PAGE, spiking_twins.fill_page(spiking_twins.PAGE.read_text()))
+    for tables in (spiking_twins, recipe_cost):
+        write_text(tables.PAGE, tables.fill_page(tables.PAGE.read_text()))
     write_text(spare_page.PAGE, spare_page.spare_page(spare_page.read_records(RESULTS / "spare")))
     for page in pages_with_tables(Path()):
         write_text(page, fill_tables(page.read_text()))
         sys.stdout.write(f"{page}\n")
-    sys.stdout.write(f"{RESULTS_PAGE}\n{spiking_twins.PAGE}\n{spare_page.PAGE}\n")
+    sys.stdout.write(f"{RESULTS_PAGE}\n{spiking_twins.PAGE}\n{recipe_cost.PAGE}\n{spare_page.PAGE}\n")
     return 0
 
 
