@@ -29,7 +29,7 @@ def point_grid_arguments(axes: int, resolution: int, dtype: torch.dtype = torch.
         "cell_order": (cells.index, 2 * number),
         "cell_attention": (scores, values, cells.index, cells.order, cells.packed_info),
         "cell_attention_backward": (rand(2 * number, 36), weights, values, *cells[:3]),
-        "sample_rows": (rows, coords, resolution),
+        "sample_rows": (rows, coords, resolution, order, packed_info),
         "sample_rows_backward": (grad, coords, resolution, order, packed_info),
         "sample_coords_backward": (grad, rows, coords, resolution),
     }

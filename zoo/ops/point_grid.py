@@ -74,28 +74,36 @@ _cell_attention_backward = define_op(
 )
 
 
-def _setup_sample(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+def _between_nodes(coords: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
+    """Points by the cell between nodes: their order, and each cell's run in it."""
+    index = _cell_index(coords, resolution - 1, max(resolution - 2, 0), resolution)
+    return _cell_order(index, coords.shape[0] * resolution ** coords.shape[2])
+
+
+def _setup_sample(ctx: Any, inputs: tuple[Tensor, Tensor, int, Tensor | None, Tensor | None], output: Tensor) -> None:
     ctx.resolution = inputs[2]
-    ctx.save_for_backward(inputs[0], inputs[1])
+    ctx.save_for_backward(inputs[0], inputs[1], inputs[3], inputs[4])
 
 
-def _backward_sample(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-    rows, coords = ctx.saved_tensors
+def _backward_sample(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    rows, coords, order, packed_info = ctx.saved_tensors
     resolution = ctx.resolution
     to_rows = to_coords = None
     if ctx.needs_input_grad[0]:
-        index = _cell_index(coords, resolution - 1, max(resolution - 2, 0), resolution)
-        order, packed_info = _cell_order(index, rows.shape[0] * rows.shape[1])
+        if order is None or packed_info is None:
+            order, packed_info = _between_nodes(coords, resolution)
         to_rows = _sample_rows_backward(grad, coords, resolution, order, packed_info)
     if ctx.needs_input_grad[1]:
         to_coords = _sample_coords_backward(grad, rows, coords, resolution)
-    return to_rows, to_coords, None
+    return to_rows, to_coords, None, None, None
 
 
 _sample_rows = define_op(
-    "sample_rows(Tensor rows, Tensor coords, SymInt resolution) -> Tensor",
+    "sample_rows(Tensor rows, Tensor coords, SymInt resolution, Tensor? order, Tensor? packed_info) -> Tensor",
     reference=reference.sample_rows,
-    fake=lambda rows, coords, resolution: rows.new_empty(coords.shape[0], coords.shape[1], rows.shape[2]),
+    fake=lambda rows, coords, resolution, order, packed_info: rows.new_empty(
+        coords.shape[0], coords.shape[1], rows.shape[2]
+    ),
     backward=(_setup_sample, _backward_sample),
     autocast="float32",
 )
@@ -249,5 +257,9 @@ def sample_point_grid(grid: Tensor, coords: Tensor) -> Tensor:
         raise ValueError(f"coords: found a batch of {coords.shape[0]}, expected {grid.shape[0]}, the grid's")
     checks.check_dtype("grid", grid, checks.FLOATING_OR_HALF)
     checks.check_same_device("coords", coords, "grid", grid)
-    rows = grid_to_rows(widen(grid))
-    return _sample_rows(rows.contiguous(), coords.to(rows.dtype), resolution)
+    rows = grid_to_rows(widen(grid)).contiguous()
+    coords = coords.to(rows.dtype)
+    nodes = (None, None)  # the order is found once for both directions
+    if rows.requires_grad and torch.is_grad_enabled():
+        nodes = _between_nodes(coords.detach(), resolution)
+    return _sample_rows(rows, coords, resolution, *nodes)

@@ -84,6 +84,22 @@ def test_native_against_reference(axes: int, resolution: int, dtype: torch.dtype
         assert_native_matches_reference(name, *arguments, rtol=rtol, atol=atol)
 
 
+@pytest.mark.parametrize("points", [7, 600])
+def test_points_are_sampled_alike_in_any_order(points: int) -> None:
+    """Many points of a volume are read cell by cell, whether the caller has sorted them or not."""
+    generator = torch.Generator().manual_seed(0)
+    rows, coords = torch.randn(2, 343, 20, generator=generator), torch.rand(2, points, 3, generator=generator)
+    order, packed_info = native_op("cell_order")(native_op("cell_index")(coords, 6, 5, 7), 686)
+    assert_native_matches_reference("sample_rows", rows, coords, 7, None, None, atol=2e-5)
+    found = native_op("sample_rows")(rows, coords, 7, None, None)
+    assert torch.equal(found, native_op("sample_rows")(rows, coords, 7, order, packed_info))
+    one_by_one = [native_op("sample_rows")(rows[1:], coords[1:, i : i + 1], 7, None, None) for i in range(points)]
+    assert torch.equal(found[1:], torch.cat(one_by_one, dim=1))
+    if points > 100:
+        with pytest.raises(RuntimeError, match="order"):
+            native_op("sample_rows")(rows, coords, 7, order + 1, packed_info)
+
+
 @pytest.mark.parametrize("axes", [2, 3])
 def test_any_number_of_threads_gives_the_same_bits(axes: int) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -58,8 +58,13 @@ def cell_attention_backward(
     return to_scores, to_values
 
 
-def sample_rows(rows: Tensor, coords: Tensor, resolution: int) -> Tensor:
-    """Multilinear interpolation of ``(B, cells, C)`` at coordinates in [0, 1] ``(B, N, D)``, ``(B, N, C)``."""
+def sample_rows(
+    rows: Tensor, coords: Tensor, resolution: int, order: Tensor | None = None, packed_info: Tensor | None = None
+) -> Tensor:
+    """Multilinear interpolation of ``(B, cells, C)`` at coordinates in [0, 1] ``(B, N, D)``, ``(B, N, C)``.
+
+    The points by the cell between nodes (`cell_order`) only help kernels.
+    """
     batch, count, axes = coords.shape
     place = (coords * (resolution - 1)).clamp(0, resolution - 1)
     base = place.detach().floor().clamp(max=max(resolution - 2, 0))

@@ -8,6 +8,7 @@
 
 #include "kernels/exponential.h"
 #include "kernels/point_cells.h"
+#include "runtime/prefetch.h"
 
 namespace zoo {
 inline namespace ZOO_TARGET {
@@ -36,8 +37,8 @@ struct CellTile {
 
   ZOO_HD CellTile(int64_t i, int64_t scores) {
     const int64_t tiles = (scores + kScores - 1) / kScores;
-    cell = i / tiles;
-    first = i % tiles * kScores;
+    cell = tiles == 1 ? i : i / tiles;  // a division costs more than an empty cell
+    first = tiles == 1 ? 0 : i % tiles * kScores;
     width = static_cast<int>(scores - first < kScores ? scores - first : kScores);
   }
 };
@@ -53,6 +54,7 @@ struct CellWeights {
 
   ZOO_HD void operator()(int64_t i) const {
     const CellTile tile(i, num_scores);
+    if (chunk_of(packed_info, tile.cell, total).count == 0) return;
     with_width(tile.width, [&](auto width) { weigh(tile, width); });
   }
 
@@ -61,7 +63,9 @@ struct CellWeights {
     const Chunk chunk = chunk_of(packed_info, tile.cell, total);
     T largest[kScores], sum[kScores] = {};
     for (int64_t k = 0; k < chunk.count; ++k) {
-      const T* score = scores + order[chunk.start + k] * num_scores + tile.first;
+      const int64_t turn = chunk.start + k;
+      if (turn + kAhead < total) prefetch_row(scores + order[turn + kAhead] * num_scores + tile.first, width);
+      const T* score = scores + order[turn] * num_scores + tile.first;
       for (int c = 0; c < width; ++c) largest[c] = k == 0 || score[c] > largest[c] ? score[c] : largest[c];
     }
     for (int64_t k = 0; k < chunk.count; ++k) {
@@ -102,13 +106,26 @@ struct CellSums {
       for (int c = 0; c < width; ++c) to[g + c] = 0;
     }
     for (int64_t k = 0; k < chunk.count; ++k) {
-      const int64_t point = order[chunk.start + k];
+      const int64_t turn = chunk.start + k, point = order[turn];
+      if (turn + kAhead < total) prefetch_row(values + order[turn + kAhead] * channels, channels);
       const T* ZOO_RESTRICT weight = weights + point * num_scores + tile.first;
       const T* ZOO_RESTRICT value = values + point * channels + tile.first;
       for (int64_t g = 0; g < channels; g += num_scores) {
         for (int c = 0; c < width; ++c) to[g + c] += weight[c] * value[g + c];
       }
     }
+  }
+};
+
+// Both for a cell while its weights are at hand.
+template <class T>
+struct CellAttention {
+  CellWeights<T> weights;
+  CellSums<T> sums;
+
+  ZOO_HD void operator()(int64_t i) const {
+    weights(i);
+    sums(i);
   }
 };
 
@@ -150,9 +167,11 @@ struct CellAttentionProducts {
   const T* weights;      // (M, S)
   const T* values;       // (M, C)
   const int64_t* index;  // (M,)
-  int64_t cells, num_scores, channels;
+  int64_t total, cells, num_scores, channels;
   T* products;   // (M, S)
   T* to_values;  // (M, C)
+
+  ZOO_HD int64_t cell_of(int64_t point) const { return index[point] >= 0 && index[point] < cells ? index[point] : 0; }
 
   ZOO_HD void operator()(int64_t i) const {
     const CellTile tile(i, num_scores);  // its cell is a point here
@@ -161,12 +180,12 @@ struct CellAttentionProducts {
 
   template <class Width>
   ZOO_HD void multiply(int64_t point, int64_t first, Width width) const {
+    if (point + kAhead < total) prefetch_row(grad + cell_of(point + kAhead) * channels, channels);
     const T* ZOO_RESTRICT weight = weights + point * num_scores + first;
     const T* ZOO_RESTRICT value = values + point * channels + first;
     T* ZOO_RESTRICT to = to_values + point * channels + first;
     T product[kScores] = {};
-    const int64_t cell = index[point];
-    const T* ZOO_RESTRICT from = grad + (cell >= 0 && cell < cells ? cell : 0) * channels + first;
+    const T* ZOO_RESTRICT from = grad + cell_of(point) * channels + first;
     for (int64_t g = 0; g < channels; g += num_scores) {
       for (int c = 0; c < width; ++c) {
         product[c] += from[g + c] * value[g + c];
@@ -188,6 +207,7 @@ struct CellScoreGradient {
 
   ZOO_HD void operator()(int64_t i) const {
     const CellTile tile(i, num_scores);
+    if (chunk_of(packed_info, tile.cell, total).count == 0) return;
     with_width(tile.width, [&](auto width) { differentiate(tile, width); });
   }
 
@@ -216,17 +236,17 @@ inline std::tuple<Tensor, Tensor> cell_attention(const Tensor& scores, const Ten
   return dispatch_floating(v.scalar_type(), "cell_attention", [&](auto zero) {
     using T = decltype(zero);
     Tensor out = empty_on<T>(v, {cells, channels}), weights = empty_on<T>(v, {total, num_scores});
-    launch(v, cells * score_tiles(num_scores),
-           CellWeights<T>{cptr<T>(s), cptr<int64_t>(o), cptr<int64_t>(info), total, num_scores, mptr<T>(weights)}, 64);
-    const CellSums<T> sums{cptr<T>(weights), cptr<T>(v), cptr<int64_t>(o), cptr<int64_t>(info), total,
-                           num_scores,       channels,   mptr<T>(out)};
+    const CellWeights<T> weigh{cptr<T>(s), cptr<int64_t>(o), cptr<int64_t>(info), total, num_scores, mptr<T>(weights)};
+    const CellSums<T> sum{cptr<T>(weights), cptr<T>(v), cptr<int64_t>(o), cptr<int64_t>(info), total,
+                          num_scores,       channels,   mptr<T>(out)};
 #if !ZOO_CUDA
     if (cells <= total) {
-      stream_cell_sums(sums, cptr<int64_t>(at), cells);
+      launch(v, cells * score_tiles(num_scores), weigh, 64);
+      stream_cell_sums(sum, cptr<int64_t>(at), cells);
       return std::make_tuple(out, weights);
     }
 #endif
-    launch(v, cells * score_tiles(num_scores), sums, 64);
+    launch(v, cells * score_tiles(num_scores), CellAttention<T>{weigh, sum}, 64);
     return std::make_tuple(out, weights);
   });
 }
@@ -242,8 +262,8 @@ inline std::tuple<Tensor, Tensor> cell_attention_backward(const Tensor& grad, co
     using T = decltype(zero);
     Tensor to_scores = empty_on<T>(v, {total, num_scores}), to_values = empty_on<T>(v, {total, channels});
     launch(v, total * score_tiles(num_scores),
-           CellAttentionProducts<T>{cptr<T>(g), cptr<T>(w), cptr<T>(v), cptr<int64_t>(at), cells, num_scores, channels,
-                                    mptr<T>(to_scores), mptr<T>(to_values)},
+           CellAttentionProducts<T>{cptr<T>(g), cptr<T>(w), cptr<T>(v), cptr<int64_t>(at), total, cells, num_scores,
+                                    channels, mptr<T>(to_scores), mptr<T>(to_values)},
            256);
     launch(
         v, cells * score_tiles(num_scores),

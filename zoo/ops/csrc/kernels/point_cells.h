@@ -2,6 +2,7 @@
 #pragma once
 
 #include <tuple>
+#include <vector>
 
 #include "kernels/packed_chunks.h"
 #include "runtime/op.h"
@@ -83,29 +84,30 @@ inline std::tuple<Tensor, Tensor> cell_order(const Tensor& index, int64_t num_ce
   const Tensor cells = packed(index);
   const int64_t count = cells.size(0);
   const int64_t* cell = cptr<int64_t>(cells);
-  Tensor order = empty_on<int64_t>(cells, {count}), packed_info = zeros_on<int64_t>(cells, {num_cells, 2});
+  Tensor order = empty_on<int64_t>(cells, {count}), packed_info = empty_on<int64_t>(cells, {num_cells, 2});
   int64_t *to = mptr<int64_t>(order), *info = mptr<int64_t>(packed_info);
+  std::vector<int64_t> next(num_cells);  // points of a cell, then the place of its next one
   for (int64_t i = 0; i < count; ++i) {
     STD_TORCH_CHECK(cell[i] >= 0 && cell[i] < num_cells, "cell_order: index[", i, "] is ", cell[i], ", expected 0 to ",
                     num_cells - 1);
-    ++info[2 * cell[i] + 1];
+    ++next[cell[i]];
   }
   int64_t total = 0;
   for (int64_t c = 0; c < num_cells; ++c) {
     info[2 * c] = total;
-    total += info[2 * c + 1];
+    info[2 * c + 1] = next[c];
+    total += next[c];
+    next[c] = info[2 * c];
   }
-  for (int64_t i = 0; i < count; ++i) to[info[2 * cell[i]]++] = i;
-  for (int64_t c = 0; c < num_cells; ++c) info[2 * c] -= info[2 * c + 1];
+  for (int64_t i = 0; i < count; ++i) to[next[cell[i]]++] = i;
   return {order, packed_info};
 }
 
 #endif
 
 // On the CPU a run, a cell or a point that does not exist is an error; a GPU would have to wait for the answer.
-inline void check_points(const Tensor& order, const Tensor& packed_info, int64_t total, const char* op) {
+inline void check_order(const Tensor& order, int64_t total, const char* op) {
   STD_TORCH_CHECK(order.size(0) == total, op, ": order holds ", order.size(0), " points, expected ", total);
-  check_tiling(packed_info, total, op);
 #if !ZOO_CUDA
   const int64_t* point = cptr<int64_t>(order);
   for (int64_t i = 0; i < total; ++i) {
@@ -113,6 +115,11 @@ inline void check_points(const Tensor& order, const Tensor& packed_info, int64_t
                     total - 1);
   }
 #endif
+}
+
+inline void check_points(const Tensor& order, const Tensor& packed_info, int64_t total, const char* op) {
+  check_order(order, total, op);
+  check_tiling(packed_info, total, op);
 }
 
 inline void check_cells(const Tensor& index, const Tensor& order, const Tensor& packed_info, int64_t total,

@@ -2,9 +2,12 @@
 // in a fixed order, so that no result depends on the number of threads.
 #pragma once
 
+#include <algorithm>
+#include <optional>
 #include <type_traits>
 
 #include "kernels/point_cells.h"
+#include "runtime/prefetch.h"
 
 namespace zoo {
 inline namespace ZOO_TARGET {
@@ -32,9 +35,11 @@ struct NodePlace {
     return product;
   }
 
+  // Of a corner, on the first axes only.
+  template <int Axes = D>
   ZOO_HD int64_t row(int corner, int64_t resolution) const {
     int64_t flat = 0;
-    for (int axis = D - 1; axis >= 0; --axis) {
+    for (int axis = Axes - 1; axis >= 0; --axis) {
       const int64_t at = base[axis] + (corner >> axis & 1);
       flat = flat * resolution + (at < resolution ? at : resolution - 1);
     }
@@ -42,9 +47,7 @@ struct NodePlace {
   }
 };
 
-// A CPU thread takes all channels of a point or node, in blocks that stay in registers; a GPU thread takes one channel.
-constexpr int kBlock = ZOO_CUDA ? 1 : 32;
-
+// A CPU thread takes all channels of a point, a GPU thread one.
 inline int64_t channel_parts(int64_t channels) {
   return ZOO_CUDA ? channels : 1;
 }
@@ -58,7 +61,7 @@ struct SampleRows {
   T* out;  // (B N, C)
 
   ZOO_HD void operator()(int64_t i) const {
-    const int64_t turn = i / parts, point = order ? order[turn] : turn, end = parts == 1 ? channels : i % parts + 1;
+    const int64_t turn = i / parts, point = order ? order[turn] : turn;
     const NodePlace<T, D> place(coords + point * D, resolution);
     const T* from[1 << D];
     T weight[1 << D];
@@ -66,59 +69,35 @@ struct SampleRows {
       from[corner] = rows + (point / count * cells + place.row(corner, resolution)) * channels;
       weight[corner] = place.weight(corner);
     }
-    T* to = out + point * channels;
-    int64_t first = i % parts;
-    for (; first + kBlock <= end; first += kBlock) sum(from, weight, first, to, std::integral_constant<int, kBlock>{});
-    if (first < end) sum(from, weight, first, to, static_cast<int>(end - first));
+    sum(from, weight, i % parts, parts == 1 ? channels : i % parts + 1, out + point * channels);
   }
 
-  template <class Width>
-  ZOO_HD static void sum(const T* const* from, const T* weight, int64_t first, T* to, Width width) {
-    T total[kBlock] = {};
-    for (int corner = 0; corner < 1 << D; ++corner) {
-      const T* row = from[corner] + first;
-      for (int c = 0; c < width; ++c) total[c] += weight[corner] * row[c];
+  // All corners in one loop over the channels, which compilers turn into vector instructions.
+  ZOO_HD static void sum(const T* const (&from)[1 << D], const T (&weight)[1 << D], int64_t begin, int64_t end,
+                         T* ZOO_RESTRICT to) {
+    for (int64_t c = begin; c < end; ++c) {
+      T total = 0;
+      for (int corner = 0; corner < 1 << D; ++corner) total += weight[corner] * from[corner][c];
+      to[c] = total;
     }
-    for (int c = 0; c < width; ++c) to[first + c] = total[c];
   }
 };
 
-// Gradients and corner weights of the points, one cell after the other.
-template <class T, int D>
-struct SortPoints {
-  const T* grad;         // (B N, C)
-  const T* coords;       // (B N, D)
-  const int64_t* order;  // points by the cell between nodes
-  int64_t resolution, channels;
-  T* sorted;   // (B N, C)
-  T* weights;  // (B N, 2^D)
+#if ZOO_CUDA
 
-  ZOO_HD void operator()(int64_t i) const {
-    const int64_t point = order[i];
-    const T* ZOO_RESTRICT from = grad + point * channels;
-    T* ZOO_RESTRICT to = sorted + i * channels;
-    for (int64_t c = 0; c < channels; ++c) to[c] = from[c];
-    const NodePlace<T, D> place(coords + point * D, resolution);
-    for (int corner = 0; corner < 1 << D; ++corner) weights[(i << D) + corner] = place.weight(corner);
-  }
-};
-
-// The gradient of a node: of the points of the cells that it is a corner of, cell by cell. On the CPU the points have
-// been sorted, for neighbouring nodes read the same of them.
+// The gradient of a node: of the points of the cells that it is a corner of, cell by cell.
 template <class T, int D>
 struct SampleRowsGradient {
   const T* grad;               // (B N, C)
   const T* coords;             // (B N, D)
-  const T* weights;            // (B N, 2^D) of the sorted points; null: they are not sorted
   const int64_t* order;        // points by the cell between nodes
   const int64_t* packed_info;  // (B cells, 2)
-  int64_t total, resolution, cells, channels, parts;
+  int64_t total, resolution, cells, channels;
   T* out;  // (B, cells, C)
 
   ZOO_HD void operator()(int64_t i) const {
-    const int64_t node = i / parts, begin = i % parts, end = parts == 1 ? channels : begin + 1;
-    T* ZOO_RESTRICT to = out + node * channels;
-    for (int64_t c = begin; c < end; ++c) to[c] = 0;
+    const int64_t node = i / channels, channel = i % channels;
+    T sum = 0;
     bool inner[D];
     for (int64_t axis = 0, rest = node % cells; axis < D; ++axis, rest /= resolution)
       inner[axis] = rest % resolution > 0;
@@ -133,15 +112,55 @@ struct SampleRowsGradient {
       if (!exists) continue;
       const Chunk chunk = chunk_of(packed_info, cell, total);
       for (int64_t k = 0; k < chunk.count; ++k) {
-        const int64_t at = chunk.start + k, point = weights ? at : order[at];
-        const T weight =
-            weights ? weights[(at << D) + corner] : NodePlace<T, D>(coords + point * D, resolution).weight(corner);
-        const T* ZOO_RESTRICT from = grad + point * channels;
-        for (int64_t c = begin; c < end; ++c) to[c] += weight * from[c];
+        const int64_t point = order[chunk.start + k];
+        const T weight = NodePlace<T, D>(coords + point * D, resolution).weight(corner);
+        sum += weight * grad[point * channels + channel];
+      }
+    }
+    out[i] = sum;
+  }
+};
+
+#else
+
+// The gradient of a layer of nodes, all of the same last coordinate: of the points of the cells before it, then of
+// those behind it, cell by cell. Their rows are read one after another while the layer stays in the cache.
+template <class T, int D>
+struct SampleLayerGradient {
+  static constexpr int kCorners = 1 << (D - 1);  // of a cell in one layer
+  const T* grad;                                 // (B N, C)
+  const T* coords;                               // (B N, D)
+  const int64_t* order;                          // points by the cell between nodes
+  const int64_t* packed_info;                    // (B cells, 2)
+  int64_t total, resolution, nodes, channels;    // nodes of a layer
+  T* out;                                        // (B, cells, C)
+
+  void operator()(int64_t layer) const {
+    T* to = out + layer * nodes * channels;
+    std::fill(to, to + nodes * channels, T{0});
+    for (int upper = layer % resolution > 0 ? 1 : 0; upper >= 0; --upper) {
+      for (int64_t cell = (layer - upper) * nodes, end = cell + nodes; cell < end; ++cell) {
+        const Chunk chunk = chunk_of(packed_info, cell, total);
+        for (int64_t at = chunk.start; at < chunk.start + chunk.count; ++at) {
+          if (at + kAhead < total) prefetch_row(grad + order[at + kAhead] * channels, channels);
+          add(order[at], upper, to);
+        }
       }
     }
   }
+
+  void add(int64_t point, int upper, T* to) const {
+    const NodePlace<T, D> place(coords + point * D, resolution);
+    const T* ZOO_RESTRICT from = grad + point * channels;
+    for (int corner = 0; corner < kCorners; ++corner) {
+      const T weight = place.weight(corner | upper << (D - 1));
+      T* ZOO_RESTRICT row = to + place.template row<D - 1>(corner, resolution) * channels;
+      for (int64_t c = 0; c < channels; ++c) row[c] += weight * from[c];
+    }
+  }
 };
+
+#endif
 
 // The gradient of a point's coordinates; 0 where the point was moved to the border.
 template <class T, int D>
@@ -185,30 +204,35 @@ auto dispatch_axes(ScalarType dtype, int64_t axes, const char* op, const F& f) {
   });
 }
 
-// Points by the cell between nodes: `coords` (B, N, D) of a grid with `cells` nodes.
-inline std::tuple<Tensor, Tensor> order_between_nodes(const Tensor& coords, int64_t resolution, int64_t cells) {
+// Points by the cell between nodes, of a grid with that many nodes.
+inline Tensor order_between_nodes(const Tensor& coords, int64_t resolution, int64_t nodes) {
   const int64_t largest = resolution > 2 ? resolution - 2 : 0;
-  return cell_order(cell_index(coords, resolution - 1, largest, resolution), coords.size(0) * cells);
+  return std::get<0>(cell_order(cell_index(coords, resolution - 1, largest, resolution), coords.size(0) * nodes));
 }
 
-inline Tensor sample_rows(const Tensor& rows, const Tensor& coords, int64_t resolution) {
+// Points by cell find their corners in the caches, which a volume exceeds; that is worth sorting many of them.
+inline bool is_worth_sorting(int64_t axes, int64_t count, int64_t nodes) {
+  return !ZOO_CUDA && axes == 3 && count * 8 > nodes;
+}
+
+inline Tensor sample_rows(const Tensor& rows, const Tensor& coords, int64_t resolution, std::optional<Tensor> order,
+                          std::optional<Tensor> /*packed_info*/) {
   const Tensor r = packed(rows), at = packed(coords);
   const int64_t batch = at.size(0), count = at.size(1), channels = r.size(2), parts = channel_parts(channels);
+  Tensor turns = at;
+  const int64_t* turn = nullptr;
+  if (is_worth_sorting(at.size(2), count, r.size(1))) {
+    turns = order.has_value() ? packed(*order) : order_between_nodes(at, resolution, r.size(1));
+    check_order(turns, batch * count, "sample_rows");
+    turn = cptr<int64_t>(turns);
+  }
   return dispatch_axes(r.scalar_type(), at.size(2), "sample_rows", [&](auto zero, auto axes) {
     using T = decltype(zero);
-    Tensor out = empty_on<T>(r, {batch, count, channels}), order;
-    const int64_t* turns = nullptr;
-#if !ZOO_CUDA
-    // A volume is larger than the caches: points of a cell, one after the other, find its corners there.
-    if (axes == 3 && batch * count * 8 > batch * r.size(1)) {
-      order = std::get<0>(order_between_nodes(at, resolution, r.size(1)));
-      turns = cptr<int64_t>(order);
-    }
-#endif
-    launch(r, batch * count * parts,
-           SampleRows<T, axes>{cptr<T>(r), cptr<T>(at), turns, count, resolution, r.size(1), channels, parts,
-                               mptr<T>(out)},
-           64);
+    Tensor out = empty_on<T>(r, {batch, count, channels});
+    launch(
+        r, batch * count * parts,
+        SampleRows<T, axes>{cptr<T>(r), cptr<T>(at), turn, count, resolution, r.size(1), channels, parts, mptr<T>(out)},
+        64);
     return out;
   });
 }
@@ -216,7 +240,7 @@ inline Tensor sample_rows(const Tensor& rows, const Tensor& coords, int64_t reso
 inline Tensor sample_rows_backward(const Tensor& grad, const Tensor& coords, int64_t resolution, const Tensor& order,
                                    const Tensor& packed_info) {
   const Tensor g = packed(grad), at = packed(coords), o = packed(order), info = packed(packed_info);
-  const int64_t batch = at.size(0), total = batch * at.size(1), channels = g.size(2), parts = channel_parts(channels);
+  const int64_t batch = at.size(0), total = batch * at.size(1), channels = g.size(2);
   check_points(o, info, total, "sample_rows_backward");
   int64_t cells = 1;
   for (int64_t axis = 0; axis < at.size(2); ++axis) cells *= resolution;
@@ -224,21 +248,17 @@ inline Tensor sample_rows_backward(const Tensor& grad, const Tensor& coords, int
                   " cells, expected ", batch * cells);
   return dispatch_axes(g.scalar_type(), at.size(2), "sample_rows_backward", [&](auto zero, auto axes) {
     using T = decltype(zero);
-    Tensor out = empty_on<T>(g, {batch, cells, channels}), sorted = g, weights;
-    const T* weight = nullptr;
-#if !ZOO_CUDA
-    sorted = empty_on<T>(g, {total, channels});
-    weights = empty_on<T>(g, {total, 1 << axes});
-    launch(g, total,
-           SortPoints<T, axes>{cptr<T>(g), cptr<T>(at), cptr<int64_t>(o), resolution, channels, mptr<T>(sorted),
-                               mptr<T>(weights)},
-           256);
-    weight = cptr<T>(weights);
+    Tensor out = empty_on<T>(g, {batch, cells, channels});
+#if ZOO_CUDA
+    launch(g, batch * cells * channels,
+           SampleRowsGradient<T, axes>{cptr<T>(g), cptr<T>(at), cptr<int64_t>(o), cptr<int64_t>(info), total,
+                                       resolution, cells, channels, mptr<T>(out)});
+#else
+    launch(g, batch * resolution,
+           SampleLayerGradient<T, axes>{cptr<T>(g), cptr<T>(at), cptr<int64_t>(o), cptr<int64_t>(info), total,
+                                        resolution, cells / resolution, channels, mptr<T>(out)},
+           1);
 #endif
-    launch(g, batch * cells * parts,
-           SampleRowsGradient<T, axes>{cptr<T>(sorted), cptr<T>(at), weight, cptr<int64_t>(o), cptr<int64_t>(info),
-                                       total, resolution, cells, channels, parts, mptr<T>(out)},
-           64);
     return out;
   });
 }
