@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,22 @@ from zoo.data.formats.surface_files import read_surface
 from zoo.data.surface_cloud import SurfaceCloud, draw_queries
 
 POINTS = np.random.default_rng(0).random((20, 3))
+
+
+def _las(points: np.ndarray, *, minor: int = 2, kind: int = 1, width: int = 28, scale: float = 1e-4) -> bytes:
+    """A file as the standard lays it out: the header, a gap as records of variable length leave it, the points."""
+    header = bytearray(227 if minor < 4 else 375)
+    begin = len(header) + 54
+    header[:4], header[24:26] = b"LASF", bytes([1, minor])
+    struct.pack_into("<HII", header, 94, len(header), begin, 1)
+    struct.pack_into("<BHI", header, 104, kind, width, len(points) if minor < 4 else 0)
+    if minor == 4:
+        struct.pack_into("<Q", header, 247, len(points))
+    offset = (500_000.0, 5_000_000.0, -100.0)
+    struct.pack_into("<6d", header, 131, scale, scale, scale, *offset)
+    whole = np.rint((points - offset) / scale).astype("<i4")
+    rest = bytes([255]) * (width - 12)
+    return bytes(header) + bytes(54) + b"".join(row.tobytes() + rest for row in whole)
 
 
 def _write(path: Path) -> Path:
@@ -40,6 +57,32 @@ def test_clouds(suffix: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(found.points, POINTS, atol=1e-3)
 
 
+@pytest.mark.parametrize(("minor", "kind", "width"), [(0, 0, 20), (2, 3, 34), (4, 7, 36)])
+def test_laser_scans(minor: int, kind: int, width: int, tmp_path: Path) -> None:
+    places = POINTS * 50 + [500_100, 5_000_200, 30]  # metres of a map, which float32 would round
+    (tmp_path / "a.las").write_bytes(_las(places, minor=minor, kind=kind, width=width))
+    np.testing.assert_allclose(read_surface(tmp_path / "a.las").points, places, atol=6e-5, rtol=0)
+    frame = SurfaceCloud(file=tmp_path / "a.las").points
+    assert frame.shape == (20, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data[:-10], "cut short"),
+        (lambda data: data[:100], "header"),
+        (lambda data: data[:104] + bytes([data[104] | 128]) + data[105:], "compressed"),
+        (lambda data: data[:25] + bytes([9]) + data[26:], r"version 1\.9"),
+        (lambda data: data[:131] + bytes(8) + data[139:], "damaged"),
+        (lambda data: data[:107] + bytes(4) + data[111:], "0 finite points"),
+    ],
+)
+def test_damaged_laser_scans_are_named(change, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.las").write_bytes(change(_las(POINTS * 50 + [500_100, 5_000_200, 30])))
+    with pytest.raises(SampleError, match=rf"a\.las.*{message}"):
+        read_surface(tmp_path / "a.las")
+
+
 @pytest.mark.parametrize("suffix", [".ply", ".obj", ".glb", ".stl", ".off"])
 def test_meshes(suffix: str, tmp_path: Path) -> None:
     trimesh.creation.icosphere(subdivisions=2).export(tmp_path / f"ball{suffix}")
@@ -53,7 +96,7 @@ def test_meshes(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.las", b"LASF", "needs a library"),
+        ("a.laz", b"LASF", "needs a library"),
         ("a.dwg", b"", "unknown kind"),
         ("a.xyz", b"0 0 0\n1 1 1\n", "2 finite points of 2"),
         ("a.xyz", b"0 0 0\n" * 9, "the same place"),

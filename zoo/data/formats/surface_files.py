@@ -12,15 +12,16 @@ import trimesh
 from numpy.typing import NDArray
 
 from zoo.data.bad_samples import SampleError
+from zoo.data.formats.las import read_las
 from zoo.data.formats.pcd import read_pcd
 
 __all__ = ["SURFACE_SUFFIXES", "SurfaceFile", "read_surface"]
 
 _TRIMESH = (".ply", ".obj", ".off", ".stl", ".glb")
 _TEXT = (".xyz", ".txt", ".pts", ".csv")
-SURFACE_SUFFIXES = (*_TRIMESH, *_TEXT, ".npz", ".npy", ".pcd")
+SURFACE_SUFFIXES = (*_TRIMESH, *_TEXT, ".npz", ".npy", ".pcd", ".las")
 _POINT_KEYS = ("points", "xyz", "coord", "pos", "vertices", "arr_0")
-_LAS = (".las", ".laz", ".e57")
+_SCANS = (".laz", ".e57")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def read_surface(path: Path | str, *, min_points: int = 4) -> SurfaceFile:
     ``.ply``, ``.obj``, ``.off``, ``.stl``, ``.glb``: a mesh if the file has faces, else a cloud. ``.xyz``, ``.txt``,
     ``.pts``, ``.csv``: a point a line, x y z first; lines that are no numbers are allowed at the top. ``.npz``: the
     array ``points`` (as in Occupancy Networks' ``pointcloud.npz``), ``xyz``, ``coord``, ``pos`` or ``vertices``;
-    ``.npy``: an array; ``.pcd``.
+    ``.npy``: an array; ``.pcd``; ``.las``, uncompressed.
 
     Args:
         path: The file.
@@ -57,10 +58,10 @@ def read_surface(path: Path | str, *, min_points: int = 4) -> SurfaceFile:
     suffix = path.suffix.lower()
     if not path.is_file():
         raise SampleError(path, "no such file")
-    if suffix in _LAS:
+    if suffix in _SCANS:
         raise SampleError(
             path,
-            f"{suffix} needs a library that voxelzoo does not install; save the cloud as .ply or .xyz, for example "
+            f"{suffix} needs a library that voxelzoo does not install; save the cloud as .las or .ply, for example "
             "with `pdal translate` or CloudCompare",
         )
     if suffix not in SURFACE_SUFFIXES:
@@ -71,6 +72,8 @@ def read_surface(path: Path | str, *, min_points: int = 4) -> SurfaceFile:
             points, mesh = _from_trimesh(path)
         elif suffix in _TEXT:
             points = _from_text(path)
+        elif suffix == ".las":
+            points = read_las(path)
         elif suffix == ".pcd":
             fields = read_pcd(path)
             points = np.stack([np.asarray(fields[name], dtype=np.float64) for name in "xyz"], axis=1)
