@@ -99,6 +99,32 @@ def test_coplanar_points_end_in_the_documented_way(tmp_path: Path) -> None:
     assert metrics["test/watertight"] == 1 or metrics["test/faces"] == 0
 
 
+def test_an_empty_level_set_ends_in_the_documented_way(tmp_path: Path) -> None:
+    """The field stays the distance to a point between corners, which is nowhere 0, and the band has no inside."""
+    start = ("model.start=ball", "model.radius=0", "task.level=12", "optim.optimizer.lr=0", "trainer.max_steps=2")
+    cloud = _cloud(tmp_path / "egg.npy")
+    run = train_here(tmp_path, *FEW, *start, "task.mesh_file=nothing.ply", f"mesh_or_points={cloud}")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test/faces"] == metrics["test/vertices"] == metrics["test/watertight"] == 0
+    assert metrics["test/chamfer_l1"] == pytest.approx(3**0.5)
+    assert metrics["test/f_score_0.005"] == 0
+    assert (run / "nothing.ply").read_bytes().startswith(b"ply")
+    report = (run / "report.html").read_text()
+    assert "input: 1,500 points" in report
+    assert "triangles" not in report
+
+
+def test_a_cloud_far_from_the_unit_cube(tmp_path: Path) -> None:
+    """No point is outside of the grid: the frame is put onto the cloud, in the double precision that maps need."""
+    points = np.load(_cloud(tmp_path / "egg.npy")) * 20 + [500_000, 5_000_000, 0]
+    np.save(tmp_path / "egg.npy", points)
+    run = train_here(tmp_path, *FEW, f"mesh_or_points={tmp_path / 'egg.npy'}", "task.mesh_file=far.obj")
+    assert json.loads((run / "metrics.json").read_text())["test/watertight"] == 1
+    mesh = trimesh.load_mesh(run / "far.obj", process=False)
+    middle = np.array([500_100, 5_000_100, 100])
+    np.testing.assert_allclose(mesh.bounds - middle, [[-40, -20, -20], [40, 20, 20]], atol=3)
+
+
 @pytest.mark.slow
 def test_the_bunny(tmp_path: Path) -> None:
     file = sample_data("meshes") / "bunny.obj"
@@ -112,8 +138,18 @@ def test_the_bunny(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two steps of training; then the decoder is made to say |x| + |y| + |z| < 0.5 of every cloud."""
     folder = tmp_path_factory.mktemp("networks")
-    return train_here(folder, *twin("gridformer_solids", folder / "data", 120), "task.max_pictures=1")
+    run = train_here(folder, *twin("gridformer_solids", folder / "data", 2), "task.max_pictures=1")
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    decoder = {name: value for name, value in content["state_dict"].items() if name.startswith("model.decoder.")}
+    for value in decoder.values():
+        value.zero_()
+    decoder["model.decoder.fc_p.weight"][:6] = torch.cat([torch.eye(3), -torch.eye(3)])
+    decoder["model.decoder.fc_out.weight"][:, :6] = -10
+    decoder["model.decoder.fc_out.bias"][:] = 5
+    torch.save(content, run / "checkpoints" / "last.ckpt")
+    return run
 
 
 @pytest.mark.slow
@@ -129,8 +165,8 @@ def test_a_network_makes_meshes_of_files(network: Path, tmp_path: Path, caplog: 
     assert "broken.xyz" in caplog.text
     mesh = trimesh.load_mesh(tmp_path / "out" / "egg.ply", process=False)
     assert mesh.is_watertight
-    assert (mesh.bounds[0] > [2.7, 2.7, 2.7]).all()  # the cube of 4.4 about (5, 5, 5)
-    assert (mesh.bounds[1] < [7.3, 7.3, 7.3]).all()
+    np.testing.assert_allclose(mesh.bounds, [[3, 3, 3], [7, 7, 7]], atol=0.15)  # half of the longest side to each side
+    np.testing.assert_allclose(np.abs(mesh.vertices - 5).sum(axis=1), 2, atol=0.05)
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """``GROUP... [--out FILE.csv]`` measures, ``record RUN`` keeps a run, ``results`` writes pages; or ``spare``."""
     parser = argparse.ArgumentParser(prog="benchmark.py", description=main.__doc__)
     groups = (
-        "fields, sparse, spike, dsvt, surface, spark, gaussians, loading; record RUN; results; spare (spare --help)"
+        "fields, sparse, spike, dsvt, surface, spark, gaussians, loading; record RUN; results; "
+        "spare, gridpull (each with --help)"
     )
     parser.add_argument("groups", nargs="+", metavar="GROUP", help=groups)
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write the rows as CSV")
@@ -26,6 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from zoo.benchmark.spare import main as compare_few_views
 
         return compare_few_views(given[1:])
+    if given[:1] == ["gridpull"]:
+        from zoo.benchmark.pull_cost import main as cost_of_pulling
+
+        return cost_of_pulling(given[1:])
     options = parser.parse_args(given)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

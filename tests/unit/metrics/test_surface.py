@@ -61,6 +61,37 @@ def test_distances_agree_with_open3d() -> None:
         np.testing.assert_allclose(ours.numpy(), np.asarray(theirs), atol=1e-9)
 
 
+def test_each_figure_agrees_with_open3d() -> None:
+    """Its nearest neighbours and distances, put together as Occupancy Networks' evaluation does."""
+    open3d = samples.open3d()
+    (p, p_normals), (t, t_normals) = ((x.double(), n.double()) for x, n in (_cloud(500, 5), _cloud(400, 6)))
+    found = surface_distances(p, t, p_normals, t_normals)
+    clouds = [open3d.geometry.PointCloud(open3d.utility.Vector3dVector(x.numpy())) for x in (p, t)]
+    for cloud, normals in zip(clouds, (p_normals, t_normals), strict=True):
+        cloud.normals = open3d.utility.Vector3dVector(normals.numpy())
+        cloud.normalize_normals()
+    distances = [np.asarray(a.compute_point_cloud_distance(b)) for a, b in (clouds, clouds[::-1])]
+    cosines = []
+    for own, other in (clouds, clouds[::-1]):
+        tree = open3d.geometry.KDTreeFlann(other)
+        rows = [tree.search_knn_vector_3d(point, 1)[1][0] for point in own.points]
+        cosines.append(np.abs((np.asarray(own.normals) * np.asarray(other.normals)[rows]).sum(axis=1)).mean())
+    assert chamfer_l1(found).item() == pytest.approx((distances[0].mean() + distances[1].mean()) / 2)
+    assert chamfer_l2(found).item() == pytest.approx(((distances[0] ** 2).mean() + (distances[1] ** 2).mean()) / 2)
+    assert normal_consistency(found).item() == pytest.approx(sum(cosines) / 2)
+    precision, recall = ((d <= 0.06).mean() for d in distances)
+    assert f_score(found, 0.06).item() == pytest.approx(2 * precision * recall / (precision + recall))
+
+
+def test_distance_to_a_mesh_agrees_with_trimesh() -> None:
+    ring = trimesh.creation.torus(0.35, 0.13, major_sections=24, minor_sections=12)
+    points = _cloud(100, 7)[0].double() - 0.5
+    places, expected, _ = trimesh.proximity.closest_point_naive(ring, points.numpy())
+    distance, found = distance_to_mesh(points, ring, samples=40_000)
+    np.testing.assert_allclose(distance.numpy(), expected, atol=1e-9)
+    np.testing.assert_allclose(found.numpy(), places, atol=1e-6)
+
+
 def test_distance_to_a_mesh_agrees_with_open3d_and_a_formula() -> None:
     open3d = samples.open3d()
     ball = trimesh.creation.icosphere(subdivisions=3, radius=0.5)

@@ -15,6 +15,7 @@ def model(request: pytest.FixtureRequest) -> GridFormer:
 
 
 CLOUDS = {
+    "fewer points than cells": torch.rand(1, 5, 3, generator=torch.Generator().manual_seed(0)) - 0.5,
     "one point": torch.tensor([[[0.1, 0.2, 0.3]]]),
     "duplicates": torch.full((1, 40, 3), 0.25),
     "coplanar": torch.rand(1, 60, 3) * torch.tensor([1.0, 0.0, 1.0]) - 0.5,
@@ -29,11 +30,37 @@ def test_odd_clouds_give_finite_logits(model: GridFormer, name: str) -> None:
     assert torch.isfinite(logits).all()
 
 
-def test_points_outside_count_as_at_the_border(model: GridFormer) -> None:
-    queries = torch.tensor([[[0.9, 0.0, 0.0]]])
-    maps = model.encode(torch.rand(1, 50, 3) - 0.5)
-    sampled = [model.decode([[torch.zeros_like(g) for g in level] for level in maps], queries)]
-    assert torch.isfinite(sampled[0]).all()
+LIMIT = 0.5506  # behind it a coordinate is the border's, of planes and of volumes
+
+
+def _around(count: int, seed: int) -> torch.Tensor:
+    """Positions in and around the cube, none of which lies between its border and `LIMIT`."""
+    places = torch.rand(1, count, 3, generator=torch.Generator().manual_seed(seed)) * 4 - 2
+    return torch.where((places.abs() > 0.54) & (places.abs() < LIMIT), 0.3, places)
+
+
+def test_points_outside_the_cube_count_in_the_borders_cells(model: GridFormer) -> None:
+    """Apart from the layer that sees positions themselves, a cloud is the one that is clamped to the cube."""
+    with torch.no_grad():
+        model.encoder.fc_pos[0].weight.zero_()
+        points = _around(200, 1)
+        assert (points.abs() > LIMIT).any(dim=-1).float().mean() > 0.5
+        found, expected = model.encode(points), model.encode(points.clamp(-LIMIT, LIMIT))
+        within = model.encode(points[(points.abs() < LIMIT).all(-1)][None])
+    for grids, others, inner in zip(found, expected, within, strict=True):
+        for grid, other, alone in zip(grids, others, inner, strict=True):
+            assert torch.equal(grid, other)
+            assert not torch.allclose(grid, alone)  # they do count
+
+
+def test_queries_outside_the_cube_read_the_border(model: GridFormer) -> None:
+    with torch.no_grad():
+        model.decoder.fc_p.weight.zero_()
+        maps = model.encode(torch.rand(1, 50, 3) - 0.5)
+        queries = _around(300, 2)
+        found = model.decode(maps, queries)
+        assert torch.equal(found, model.decode(maps, queries.clamp(-LIMIT, LIMIT)))
+        assert not torch.allclose(found, model.decode(maps, queries.clamp(-0.4, 0.4)))
 
 
 def test_the_order_of_points_does_not_matter(model: GridFormer) -> None:

@@ -33,6 +33,25 @@ def test_corners_are_read_exactly() -> None:
     torch.testing.assert_close(sample_field(values, corners.float()).value, values.reshape(-1), atol=1e-6, rtol=1e-6)
 
 
+def test_positions_outside_of_the_grid_continue_it() -> None:
+    axes = [torch.arange(size, dtype=torch.float64) for size in (4, 5, 6)]
+    x, y, z = torch.meshgrid(*axes, indexing="ij")
+    outside = torch.rand(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 40 - 20
+    field = sample_field(2 * x - 3 * y + z + 1, outside)
+    torch.testing.assert_close(field.value, outside @ torch.tensor([2.0, -3.0, 1.0]).double() + 1)
+    torch.testing.assert_close(field.gradient, torch.tensor([2.0, -3.0, 1.0]).double().expand(50, 3))
+
+
+def test_fewer_points_than_cells() -> None:
+    """600 points in 110,592 cells still close a surface."""
+    grid, cloud = DistanceGrid(resolution=48), _ball_cloud(600)
+    grid.begin(cloud)
+    mesh = as_trimesh(grid.surface(cloud, 6))
+    assert mesh.is_watertight
+    assert mesh.body_count == 1
+    assert (torch.from_numpy(mesh.vertices).norm(dim=1) - 0.5).abs().max() < 2 * grid.cell_size  # as wide as gaps are
+
+
 def test_continuity_is_the_weighted_sum_over_six_neighbours() -> None:
     values = torch.randn(9, 9, 9, dtype=torch.float64, requires_grad=True)
     index, weight = band_cells(torch.tensor([[3.2, 4.0, 4.9], [5.0, 5.0, 2.0]]), 9, 2)

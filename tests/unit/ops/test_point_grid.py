@@ -59,6 +59,22 @@ def test_rows_and_grids_are_inverse() -> None:
     assert torch.equal(rows_to_grid(grid_to_rows(grid), 2, 4, 3), grid)
 
 
+@pytest.mark.parametrize("axes", [2, 3])
+def test_fewer_points_than_cells(axes: int) -> None:
+    """Cells without a point are 0, one with a single point is its value, and gradients stay finite."""
+    coords = torch.rand(1, 3, axes, generator=torch.Generator().manual_seed(0))
+    scores, values = torch.randn(3, 2, requires_grad=True), torch.randn(3, 4, requires_grad=True)
+    cells = point_cells(coords, 16)
+    assert len(cells.index.unique()) == 3
+    rows = cell_attention(scores, values, cells)
+    assert torch.equal(rows[cells.index], values)
+    assert int((rows != 0).any(dim=1).sum()) == 3
+    back = sample_point_grid(rows_to_grid(rows, 1, 16, axes), coords)
+    to_scores, to_values = torch.autograd.grad(back.square().sum(), (scores, values))
+    assert torch.equal(to_scores, torch.zeros(3, 2))  # a softmax of one
+    assert bool((to_values != 0).all())
+
+
 def test_nothing_is_valid() -> None:
     cells = point_cells(torch.zeros(1, 0, 2), 4)
     assert torch.equal(cell_attention(torch.zeros(0, 1), torch.zeros(0, 8), cells), torch.zeros(16, 8))
