@@ -148,7 +148,7 @@ class OccupancyData(StepData):
         if num_queries is not None:
             pool = np.arange(len(points)) if shape.boundary is None else np.flatnonzero(shape.boundary)
             if not len(pool):
-                raise SampleError(shape.name, "no position lies near the surface")
+                raise SampleError(shape.name, "has no labelled position to draw from")
             chosen = pool[rng.integers(len(pool), size=num_queries)]
             points, occupancy = points[chosen], occupancy[chosen]
         if shape.is_half:

@@ -1,7 +1,8 @@
 """Shapes with labelled positions on disk: the ShapeNet layout of Occupancy Networks and the Synthetic Rooms layout.
 
 ``<class>/<split>.lst`` lists the shapes. With one file each: ``<class>/<shape>/points.npz`` and ``pointcloud.npz``;
-with several: ``points_iou/points_iou_NN.npz`` and ``pointcloud/pointcloud_NN.npz``, of which one is drawn.
+with several: ``points_iou/points_iou_NN.npz`` and ``pointcloud/pointcloud_NN.npz``, of which one is drawn. Scans, as
+ScanNet's, have ``pointcloud.npz`` alone: nobody knows what lies inside.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from zoo.data.formats.occupancy import BOUNDARY_FOLDER, read_boundary, read_clou
 from zoo.data.mesh_occupancy import prepare_mesh, split_names
 from zoo.data.occupancy_boundary import boundary_flags
 from zoo.data.progress import track
+from zoo.data.scannet import MESH_ENDING, prepare_scan
 from zoo.data.split_data import Split
 from zoo.data.synthetic_solids import SolidSettings, check_generated, generate_solids
 from zoo.files import write_text
@@ -58,6 +60,7 @@ class ShapeFiles:
     name: str
     folder: Path
     num_files: int  # 1, or how many files of each kind there are
+    labelled: bool = True  # whether there are positions that are known to lie inside or outside
 
     def points_file(self, number: int) -> Path:
         """Labelled positions."""
@@ -83,8 +86,10 @@ class ShapeFiles:
             SampleError: A file is missing, damaged or inconsistent.
         """
         first, second = (int(rng.integers(self.num_files)) for _ in range(2))
-        points, occupancy, is_half = read_points(self.points_file(first))
         cloud, normals = read_cloud(self.cloud_file(second))
+        if not self.labelled:
+            return Shape(self.name, cloud[:0], np.zeros(0, dtype=np.bool_), cloud, normals, False, None)
+        points, occupancy, is_half = read_points(self.points_file(first))
         flags = read_boundary(self.boundary_file(first), len(points)) if boundary else None
         return Shape(self.name, points, occupancy, cloud, normals, is_half, flags)
 
@@ -100,7 +105,10 @@ class OccupancySet:
         generator: What to make.
         meshes: Folder ``<class>/*.obj|ply|off|stl|glb`` of watertight meshes from which `prepare_meshes` makes the set.
         num_points: Labelled positions of each of them.
-        num_surface: Surface points of each of them.
+        num_surface: Surface points of each of them, or of each scan.
+        labelled: Whether shapes have labelled positions; without, they can be tested on, not trained on.
+        scans: Folder of ScanNet's scans ``<scene>/`` from which `prepare_meshes` makes the class ``scenes``, all of
+            them for the test.
 
     Raises:
         ValueError: On arguments out of range.
@@ -117,6 +125,8 @@ class OccupancySet:
         meshes: Path | str | None = None,
         num_points: int = 100_000,
         num_surface: int = 100_000,
+        labelled: bool = True,
+        scans: Path | str | None = None,
     ) -> None:
         if num_files < 1:
             raise ValueError(f"num_files: found {num_files}, expected at least 1")
@@ -127,6 +137,7 @@ class OccupancySet:
         self.generate, self.generator = generate, generator
         self.meshes = None if meshes is None else Path(meshes)
         self.num_points, self.num_surface = num_points, num_surface
+        self.labelled, self.scans = labelled, None if scans is None else Path(scans)
 
     def ensure(self) -> None:
         """Make the generated set where it is missing, or see that it is the one asked for."""
@@ -162,7 +173,7 @@ class OccupancySet:
             if not path.is_file():
                 raise SampleError(path, "no such list of shapes")
             found += [
-                ShapeFiles(f"{name}/{line}", self.root / name / line, self.num_files)
+                ShapeFiles(f"{name}/{line}", self.root / name / line, self.num_files, self.labelled)
                 for line in path.read_text().split()
             ]
         if not found:
@@ -170,12 +181,14 @@ class OccupancySet:
         return found
 
     def prepare_meshes(self, overwrite: bool = False) -> None:
-        """Make shapes and lists from the folder of meshes; a mesh that cannot be used is left out and named in the log.
+        """Make shapes and lists from the folders of meshes and scans; one that cannot be used is named in the log.
 
         Raises:
-            SampleError: There is no mesh.
+            SampleError: There is no mesh or scan.
             ValueError: Fewer than three meshes of a class can be used.
         """
+        if self.scans is not None:
+            self._prepare_scans(self.scans, overwrite)
         if self.meshes is None:
             return
         files = sorted(path for path in self.meshes.glob("*/*") if path.suffix.lower() in _MESH_FILES)
@@ -195,8 +208,28 @@ class OccupancySet:
             for split, names in split_names(usable.get(name, [])).items():
                 write_text(self.root / name / f"{split}.lst", "\n".join(names) + "\n")
 
+    def _prepare_scans(self, scans: Path, overwrite: bool) -> None:
+        folders = sorted(path.parent for path in scans.glob(f"*/*{MESH_ENDING}"))
+        if not folders:
+            raise SampleError(scans, f"found no <scene>/<scene>{MESH_ENDING}")
+        bad, usable = BadSamples("skip"), []
+        for folder in track(folders, "scans", len(folders)):
+            target = self.root / "scenes" / folder.name
+            try:
+                if overwrite or not (target / "pointcloud.npz").is_file():
+                    prepare_scan(folder, target, num_surface=self.num_surface)
+            except SampleError as error:
+                bad.handle(error)
+                continue
+            usable.append(folder.name)
+        if not usable:
+            raise SampleError(scans, f"none of {len(folders)} scans can be used")
+        write_text(self.root / "scenes" / "test.lst", "\n".join(usable) + "\n")
+
     def prepare_boundaries(self, overwrite: bool = False) -> None:
         """Write the boundary flags of the train and val shapes where they are missing."""
+        if not self.labelled:
+            return
         splits: tuple[Split, ...] = ("train", "val")
         shapes = [shape for split in splits for shape in self.shapes(split)]
         for shape in track(shapes, "boundary flags", len(shapes)):
@@ -209,15 +242,17 @@ class OccupancySet:
     def check(self) -> DataReport:
         """Read every file of every split, going on past bad ones."""
         lines, problems = [], []
-        splits: tuple[Split, ...] = ("train", "val", "test")
+        splits: tuple[Split, ...] = ("train", "val", "test") if self.labelled else ("test",)
         for split in splits:
             inside = total = 0
             shapes = self.shapes(split)
             for shape in shapes:
                 for number in range(shape.num_files):
                     try:
-                        points, occupancy, _ = read_points(shape.points_file(number))
                         read_cloud(shape.cloud_file(number))
+                        if not self.labelled:
+                            continue
+                        points, occupancy, _ = read_points(shape.points_file(number))
                     except SampleError as error:
                         problems.append(str(error))
                         continue

@@ -110,7 +110,8 @@ class OccupancyTask(LightningModule):
         both = (inside & batch.occupancy).sum(1)
         either = (inside | batch.occupancy).sum(1)
         iou = torch.where(either > 0, both / either.clamp_min(1), 1.0)  # nothing there and nothing found
-        self.log(f"{stage}/iou", iou[: max(count, 1)].mean(), batch_size=count, on_epoch=True, sync_dist=True)
+        if inside.shape[1]:  # of scans nobody knows what lies inside
+            self.log(f"{stage}/iou", iou[: max(count, 1)].mean(), batch_size=count, on_epoch=True, sync_dist=True)
         return inside
 
     def validation_step(self, batch: OccupancyBatch, batch_idx: int) -> None:

@@ -132,6 +132,14 @@ def test_a_solid_that_leaves_the_cube_is_closed_at_its_border() -> None:
             occupancy_surface(lambda places: places[:, 0], **options)
 
 
+def test_scans_have_figures_of_meshes_only(tmp_path: Path) -> None:
+    """Nobody knows what lies inside: there is no intersection over union, not one of nothing."""
+    scan = _batch("scenes/a")._replace(queries=torch.zeros(1, 0, 3), occupancy=torch.zeros(1, 0, dtype=torch.bool))
+    metrics = _tested(tmp_path, Ball(), [scan], mesh_resolution=32)
+    assert "test/iou" not in metrics
+    assert metrics["test/chamfer_l1"] < 0.01
+
+
 def test_far_sides_of_walls_do_not_count() -> None:
     """A room's floor is stored from above; the reconstruction has an underside, and a wall's back."""
     axis = torch.linspace(-0.4, 0.4, 200)
