@@ -19,7 +19,6 @@ from zoo.ops import build
 
 EMULATOR = Path(__file__).parent / "emulator" / "cuda_emulator.h"
 _LIBRARY = torch.library.Library("zoo_emulated", "DEF")
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g1")
 
 
 def emulated_sources() -> list[Path]:
@@ -43,7 +42,7 @@ def compile_emulated(*, sanitize: bool = False) -> list[Path]:
 
 def _flags(sanitize: bool) -> list[str]:
     flags = [*build.common_flags(), "-O1", "-fPIC", "-DZOO_EMULATE_CUDA", "-w"]
-    return [*flags, *SANITIZERS] if sanitize else flags
+    return [*flags, *build.SANITIZERS] if sanitize else flags
 
 
 def _target(source: Path, compiler: str, flags: Sequence[str]) -> Path:

@@ -1,4 +1,4 @@
-"""The CUDA sources on the emulator under AddressSanitizer and UndefinedBehaviorSanitizer, in several fibre orders."""
+"""Kernels under AddressSanitizer and UndefinedBehaviorSanitizer: CUDA on the emulator in several orders, and CPU."""
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ def runtime(name: str) -> str:
     return done.stdout.strip()
 
 
-def run_kernel_tests(seed: int) -> subprocess.CompletedProcess[str]:
-    environment = {
+def watched() -> dict[str, str]:
+    """What the sanitizers need; Python and torch keep memory until the end, which is no leak of a kernel."""
+    return {
         "LD_PRELOAD": f"{runtime('libasan.so')}:{runtime('libstdc++.so.6')}",
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:detect_stack_use_after_return=0",
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
-        "ZOO_EMULATOR_SANITIZE": "1",
-        "ZOO_EMULATOR_SEED": str(seed),
-        "ZOO_OPS": "reference",
     }
-    return run_pytest("tests/kernels", "-k", "not compiles", **environment)
+
+
+def run_kernel_tests(seed: int) -> subprocess.CompletedProcess[str]:
+    emulated = {"ZOO_EMULATOR_SANITIZE": "1", "ZOO_EMULATOR_SEED": str(seed), "ZOO_OPS": "reference"}
+    return run_pytest("tests/kernels", "-k", "not compiles", **watched(), **emulated)
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +51,17 @@ def runs() -> Iterator[dict[int, Future[subprocess.CompletedProcess[str]]]]:
 def test_emulated_kernels_under_sanitizers(seed, runs):
     done = runs[seed].result()
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+
+
+# one file for each family of kernels; CONTRIBUTING has the command for all of tests/unit/ops
+CPU_TESTS = (
+    *("sparse_conv_native", "spike_conv", "kernel_map", "voxelize", "segment", "points_in_boxes", "box_nms"),
+    *("hash_encoding", "volume_rendering", "packed", "point_grid", "set_attention", "gaussians", "sparse_pool"),
+)
+
+
+def test_native_cpu_kernels_under_sanitizers():
+    files = [f"tests/unit/ops/test_{name}.py" for name in CPU_TESTS]
+    done = run_pytest(*files, "-k", "not gradcheck and not opcheck", ZOO_SANITIZE="1", ZOO_OPS="native", **watched())
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    assert "passed" in done.stdout

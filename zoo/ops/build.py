@@ -41,6 +41,7 @@ CUDA_ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 LIBRARY_NAME = "libzoo_ops.so"
 _SOURCES_THAT_SHARE = 8  # from this number on, compiling the headers first pays
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g1")
 _ISA_FLAGS = {
     "baseline": ("-march=x86-64-v2",),
     "avx2": ("-march=x86-64-v3",),
@@ -113,9 +114,16 @@ def common_flags() -> tuple[str, ...]:
 
 def cpu_flags() -> tuple[str, ...]:
     """Flags of the C++ compiler for all C++ sources."""
+    if is_sanitized():  # slow, and never kept from a release: the flags are part of the key
+        return (*common_flags(), "-O1", "-fPIC", "-fvisibility=hidden", *SANITIZERS, "-w")
     # selects of floats become vector instructions once nobody asks for their exceptions; no value changes
     quiet = ("-fno-trapping-math", "-fno-math-errno")
     return (*common_flags(), "-fPIC", "-fvisibility=hidden", *quiet, "-Wall", "-Wno-unknown-pragmas")
+
+
+def is_sanitized() -> bool:
+    """Whether ``ZOO_SANITIZE=1`` asks for kernels with AddressSanitizer and UndefinedBehaviorSanitizer."""
+    return os.environ.get("ZOO_SANITIZE") == "1"
 
 
 def is_x86() -> bool:
@@ -220,7 +228,7 @@ def find_or_build(*, strict: bool = False) -> Path:
     Raises:
         BuildError: There is no compiler, or it compiles nothing.
     """
-    shipped = prebuilt()
+    shipped = None if is_sanitized() else prebuilt()
     if shipped is not None:
         return shipped
     cuda = torch.cuda.is_available() and shutil.which("nvcc") is not None
@@ -379,7 +387,18 @@ def _link_command(linker: str, objects: Sequence[Path], output: Path) -> list[st
             "--as-needed",
             "-ldl",
         ]
-    return [linker, "-shared", *map(str, objects), "-o", str(output), *libraries, "-Wl,--as-needed", "-ldl"]
+    sanitizers = SANITIZERS if is_sanitized() else ()
+    return [
+        linker,
+        *sanitizers,
+        "-shared",
+        *map(str, objects),
+        "-o",
+        str(output),
+        *libraries,
+        "-Wl,--as-needed",
+        "-ldl",
+    ]
 
 
 def _run(command: Sequence[str], what: str) -> None:

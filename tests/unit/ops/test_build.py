@@ -129,6 +129,19 @@ def test_a_header_change_changes_the_key(sources, monkeypatch):
     assert build.unit_key(unit, build.find_compiler(), build.cpu_flags()) != before
 
 
+def test_sanitized_objects_have_keys_of_their_own_and_no_prebuilt_binary(sources, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "CSRC", sources)
+    monkeypatch.setattr(build, "prebuilt", lambda: tmp_path / "shipped.so")
+    unit, compiler = build.cpu_units()[0], build.find_compiler()
+    plain = build.unit_key(unit, compiler, build.cpu_flags())
+    assert build.find_or_build() == tmp_path / "shipped.so"
+    monkeypatch.setenv("ZOO_SANITIZE", "1")
+    monkeypatch.setattr(build, "build", lambda **_: tmp_path / "sanitized.so")
+    assert build.unit_key(unit, compiler, build.cpu_flags()) != plain
+    assert build.find_or_build() == tmp_path / "sanitized.so"
+    assert set(build.SANITIZERS) <= set(build._link_command(compiler, [], tmp_path / "a.so"))
+
+
 def test_checkouts_of_the_same_sources_share_objects(sources, tmp_path, monkeypatch):
     keys = set()
     for csrc in (sources, shutil.copytree(sources, tmp_path / "elsewhere")):
