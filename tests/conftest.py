@@ -12,6 +12,7 @@ import pytest
 
 hypothesis.settings.register_profile("zoo", derandomize=True, deadline=None, database=None, max_examples=50)
 hypothesis.settings.load_profile("zoo")
+os.environ["ZOO_TRUST"] = "tests"  # checkpoints of the toys name classes of the tests
 
 # With ZOO_FORBID_SKIPS=1 the environment promises everything that tests may miss, but for these.
 _MAY_BE_MISSING = re.compile("nvcc is not installed|tiny-cuda-nn is installed")

@@ -1,8 +1,9 @@
-"""Writing files so that a reader never meets half of one: temporary name beside the target, sync, rename."""
+"""Reading within a file's size; writing so that a reader never meets half of a file: temporary name, sync, rename."""
 
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import tempfile
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_path", "cache_root", "write_bytes", "write_json", "write_text"]
+__all__ = ["ClippedFile", "atomic_path", "cache_root", "write_bytes", "write_json", "write_text"]
 
 _FULL = {
     errno.ENOSPC: "the disk is full",
@@ -27,6 +28,22 @@ def cache_root() -> Path:
     """
     named = os.environ.get("ZOO_CACHE")
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voxelzoo"
+
+
+class ClippedFile(io.BufferedReader):
+    """A file to read that is never asked for more bytes than it has left.
+
+    Python makes room for all bytes that a reader asks for, and readers ask for what a damaged file claims.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(io.FileIO(os.fspath(path)))
+        self._end = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most ``size`` bytes, all that are left for a negative size or None."""
+        rest = max(self._end - self.tell(), 0)
+        return super().read(rest if size is None or size < 0 else min(size, rest))
 
 
 @contextmanager

@@ -80,11 +80,11 @@ class Cifar(ImageSource):
             if (self.root / name).is_file():
                 names = _entry(self.root / name, key)
             elif text.is_file():
-                names = [line.strip() for line in text.read_text().splitlines() if line.strip()]
+                names = [line.strip() for line in text.read_text(errors="replace").splitlines() if line.strip()]
             else:
                 raise SampleError(self.root / name, "no such file; set data.source.root to the unpacked archive")
-            if len(names) != self.num_classes:
-                raise SampleError(self.root, f"lists {len(names)} classes, expected {self.num_classes}")
+            if not isinstance(names, list | tuple) or len(names) != self.num_classes:
+                raise SampleError(self.root, f"lists the classes {names!r:.80}, expected {self.num_classes}")
             self._class_names = tuple(str(entry) for entry in names)
         return self._class_names
 
@@ -132,8 +132,10 @@ class Cifar(ImageSource):
             rows = content.reshape(-1, columns)
             pixels, labels = rows[:, -_PIXELS:], rows[:, -_PIXELS - 1].tolist()
         else:
-            pixels = _entry(path, "data")
-            labels = list(_entry(path, "labels" if self.num_classes == 10 else "fine_labels"))
+            pixels, labels = _entry(path, "data"), _entry(path, "labels" if self.num_classes == 10 else "fine_labels")
+            labels = labels.tolist() if isinstance(labels, np.ndarray) else labels
+            if not isinstance(labels, list) or not all(isinstance(label, int | np.integer) for label in labels):
+                raise SampleError(path, f"has the labels {labels!r:.60}, expected a list of whole numbers")
         if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape != (len(labels), _PIXELS):
             raise SampleError(path, f"holds pictures of another form than uint8 ({len(labels)}, {_PIXELS})")
         if labels and not 0 <= min(labels) <= max(labels) < self.num_classes:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data.bad_samples import SampleError
+from zoo.data.formats.json_files import read_json
 
 __all__ = ["DESCRIPTION", "GeneratedFolder", "check_generated", "describe"]
 
@@ -64,12 +65,13 @@ def check_generated(root: Path | str, layout: str, settings: Any) -> None:
         SampleError: it was made by another version or with other settings.
     """
     path = Path(root) / DESCRIPTION
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise SampleError(path, f"no readable description of a generated set ({error})") from error
+    found = read_json(path)
     if found != describe(layout, settings):
-        what = "by another version" if found.get("schema") != SCHEMA else "with other settings"
+        what = (
+            "by another version"
+            if not isinstance(found, dict) or found.get("schema") != SCHEMA
+            else "with other settings"
+        )
         raise SampleError(
             path, f"was generated {what}; rebuild it with tools/prepare_data.py action=generate overwrite=true"
         )

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from zoo.data.bad_samples import SampleError
+from zoo.files import ClippedFile
+
+_SMALL = 1 << 24  # pixels that any file may claim
+_PIXELS_PER_BYTE = 4096  # an empty picture packs 1000 to 8000 pixels into a byte, a photograph less than 20
 
 
 def read_image(path: Path | str, downscale: int = 1) -> np.ndarray:
@@ -24,7 +28,8 @@ def read_image(path: Path | str, downscale: int = 1) -> np.ndarray:
     if not path.is_file():
         raise SampleError(path, "no such image")
     try:
-        with Image.open(path) as image:
+        with ClippedFile(path) as file, Image.open(file) as image:
+            _check_size(path, image)
             if image.mode.startswith(("I", "F")):
                 raise SampleError(
                     path, f"has the pixel format {image.mode}, expected 8 bits a channel; convert it first"
@@ -33,7 +38,7 @@ def read_image(path: Path | str, downscale: int = 1) -> np.ndarray:
             pixels = np.asarray(image.convert("RGBA" if transparent else "RGB"))
     except SampleError:
         raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # Pillow's plug-ins raise whatever they stumble over
         raise SampleError(path, f"not a readable image, or cut short ({error})") from error
     return average_blocks(pixels, downscale)
 
@@ -48,10 +53,21 @@ def image_size(path: Path | str) -> tuple[int, int]:
     if not path.is_file():
         raise SampleError(path, "no such image")
     try:
-        with Image.open(path) as image:
+        with ClippedFile(path) as file, Image.open(file) as image:
+            _check_size(path, image)
             return image.size
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except SampleError:
+        raise
+    except Exception as error:  # as above
         raise SampleError(path, f"not a readable image ({error})") from error
+
+
+def _check_size(path: Path, image: Image.Image) -> None:
+    """Pillow makes the picture that a header claims before it looks for the pixels."""
+    width, height = image.size
+    size = path.stat().st_size
+    if width * height > max(_SMALL, _PIXELS_PER_BYTE * size):
+        raise SampleError(path, f"claims {width} x {height} pixels in {size} bytes; is it what it says?")
 
 
 def average_blocks(pixels: np.ndarray, factor: int) -> np.ndarray:

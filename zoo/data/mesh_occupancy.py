@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.data.bad_samples import SampleError
+from zoo.data.formats.mesh_files import load_trimesh
 from zoo.data.formats.modelnet import sample_surface
 from zoo.data.formats.occupancy import write_cloud, write_points
 
@@ -69,10 +70,7 @@ def prepare_mesh(path: Path, folder: Path, *, num_points: int = 100_000, num_sur
     """
     import trimesh
 
-    try:
-        mesh = trimesh.load(path, force="mesh")
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise SampleError(path, f"cannot be read as a mesh: {error}") from error
+    mesh = load_trimesh(path, force="mesh")
     if not isinstance(mesh, trimesh.Trimesh) or not len(mesh.faces):
         raise SampleError(path, "holds no triangle")
     if not mesh.is_watertight:

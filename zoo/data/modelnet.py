@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from zoo.data.formats.modelnet import (
     read_resampled,
     sample_surface,
 )
+from zoo.data.formats.numpy_files import read_npz
 from zoo.data.point_clouds import PointSource
 from zoo.data.point_samples import PointSample, check_sample
 from zoo.data.split_data import OnBadSample, Split
@@ -38,6 +38,7 @@ __all__ = ["ModelNet", "PreparedShapes"]
 logger = logging.getLogger(__name__)
 
 SCHEMA = 1
+_ARRAYS = ("points", "offsets", "categories", "names", "skipped")
 _SURFACE_POINTS = 10_000  # drawn from a mesh before the subset is chosen, as many as a resampled cloud has
 _REBUILD = "rebuild it with tools/prepare_data.py action=prepare, after deleting it"
 
@@ -58,12 +59,17 @@ class PreparedShapes(FrameFiles[PointSample]):
         super().__init__(on_bad_sample)
         self.path = path
         try:
-            with np.load(path, allow_pickle=False) as file:
-                found = json.loads(str(file["description"]))
-                points, offsets, categories = file["points"], file["offsets"], file["categories"]
-                names, skipped = file["names"], file["skipped"]
-        except (OSError, ValueError, KeyError, zlib.error, zipfile.BadZipFile) as error:
-            raise SampleError(path, f"not a readable prepared file ({error}); {_REBUILD}") from error
+            file = read_npz(path, ("description", *_ARRAYS))
+            found = dict(json.loads(str(file["description"])))
+        except (ValueError, TypeError, RecursionError) as error:
+            problem = error.problem if isinstance(error, SampleError) else error
+            raise SampleError(path, f"not a readable prepared file ({problem}); {_REBUILD}") from error
+        points, offsets, categories, names, skipped = (file[name] for name in _ARRAYS)
+        fits = points.ndim == 2 and points.dtype == np.float32 and offsets.ndim == categories.ndim == names.ndim == 1
+        if not fits or skipped.ndim != 1 or not len(offsets) - 1 == len(names) == len(categories):
+            raise SampleError(path, f"its arrays do not fit together; {_REBUILD}")
+        if not (offsets.dtype.kind == categories.dtype.kind == "i" and names.dtype.kind == "U"):
+            raise SampleError(path, f"its arrays are not of the kinds that were written; {_REBUILD}")
         for key, value in expected.items():
             if found.get(key) != value:
                 raise SampleError(path, f"was prepared with {key} {found.get(key)}, expected {value}; {_REBUILD}")

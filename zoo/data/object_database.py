@@ -72,9 +72,21 @@ class ObjectDatabase:
         """
         arrays = read_arrays(path, "objects", SCHEMA, REBUILD)
         missing = [name for name in ObjectDatabase.__dataclass_fields__ if name not in arrays]
-        if missing or arrays["offsets"][-1] != len(arrays["points"]):
+        if missing or not _fits(arrays):
             raise SampleError(path, f"damaged ({missing[0] if missing else 'points'} missing); rebuild it: {REBUILD}")
         return ObjectDatabase(**{name: arrays[name] for name in ObjectDatabase.__dataclass_fields__})
+
+
+def _fits(arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether there is a row of each column for each object, and the objects share all points out."""
+    points, offsets, boxes = arrays["points"], arrays["offsets"], arrays["boxes"]
+    columns = [arrays[name] for name in ("names", "difficulty", "frame_ids")]
+    if points.ndim != 2 or boxes.ndim != 2 or any(column.ndim != 1 for column in (offsets, *columns)):
+        return False
+    numbers = points.dtype.kind == boxes.dtype.kind == "f" and offsets.dtype.kind == columns[1].dtype.kind == "i"
+    if not numbers or any(len(column) != len(boxes) for column in columns) or len(offsets) != len(boxes) + 1:
+        return False
+    return offsets[0] == 0 and offsets[-1] == len(points) and bool((np.diff(offsets) >= 0).all())
 
 
 def build_database(frames: DetectionFrames, class_names: Sequence[str]) -> ObjectDatabase:

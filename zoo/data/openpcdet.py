@@ -50,7 +50,7 @@ def read_kitti_infos(path: Path) -> list[KittiInfo]:
     for number, entry in enumerate(content):
         try:
             infos.append(_kitti_info(entry))
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             raise SampleError(path, f"entry {number} is not what OpenPCDet writes for KITTI ({error!r})") from error
     return infos
 
@@ -105,8 +105,8 @@ def read_database_arrays(path: Path, class_names: Collection[str]) -> dict[str, 
     content = read_plain_pickle(path)
     if not isinstance(content, dict):
         raise SampleError(path, f"holds a {type(content).__name__}, expected lists of objects by class")
-    entries = [entry for name in class_names for entry in content.get(name, [])]
     try:
+        entries = [entry for name in class_names for entry in content.get(name, [])]
         boxes = np.array([np.asarray(entry["box3d_lidar"], dtype=np.float32) for entry in entries])
         points = [_object_points(path.parent / entry["path"], int(entry["num_points_in_gt"])) for entry in entries]
         columns = {
@@ -114,7 +114,7 @@ def read_database_arrays(path: Path, class_names: Collection[str]) -> dict[str, 
             "difficulty": np.array([int(entry.get("difficulty", -1)) for entry in entries], dtype=np.int64),
             "frame_ids": np.array([str(entry["image_idx"]) for entry in entries], dtype=np.str_),
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
         if isinstance(error, SampleError):
             raise
         raise SampleError(path, f"is not what OpenPCDet writes ({error!r})") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.data.bad_samples import SampleError
+from zoo.data.formats.numpy_files import read_npz
 from zoo.files import atomic_path
 
 __all__ = ["read_arrays", "write_arrays"]
@@ -48,12 +48,12 @@ def read_arrays(path: Path, kind: str, schema: int, rebuild: str) -> dict[str, N
     if not path.is_file():
         raise SampleError(path, f"no such file; make it: {rebuild}")
     try:
-        with np.load(path, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in content.files}
+        arrays = read_npz(path)
         header = json.loads(str(arrays.pop(_KEY)))
         found = (header["kind"], int(header["schema"]))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise SampleError(path, f"not a prepared file of this package ({error}); rebuild it: {rebuild}") from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        problem = error.problem if isinstance(error, SampleError) else error
+        raise SampleError(path, f"not a prepared file of this package ({problem}); rebuild it: {rebuild}") from error
     if found[0] != kind:
         raise SampleError(path, f"holds {found[0]!r}, expected {kind!r}")
     if found[1] != schema:

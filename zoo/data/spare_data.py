@@ -14,6 +14,7 @@ from torch import Tensor
 
 from zoo.data.bad_samples import DataReport, SampleError
 from zoo.data.cameras import Cameras
+from zoo.data.formats.numpy_files import read_npy
 from zoo.data.formats.spare import SIZE, SpareScene
 from zoo.data.image_files import image_size
 from zoo.data.posed_images import PosedImages
@@ -289,14 +290,25 @@ class SpareData(RadianceFieldData):
         maps = []
         for number in self._numbers["train"]:
             path = self.depths / self.scene.name / f"{number:03d}.npy"
-            try:
-                found = torch.from_numpy(np.load(path, allow_pickle=False)).float()
-            except (OSError, ValueError, TypeError) as error:
-                raise SampleError(path, f"cannot be read as a depth map ({error})") from error
-            if tuple(found.shape) != (cameras.height, cameras.width) or not bool(torch.isfinite(found).all()):
-                raise SampleError(
-                    path,
-                    f"has shape {tuple(found.shape)} or is not finite, expected {cameras.height} x {cameras.width}",
-                )
-            maps.append(found)
+            maps.append(read_depth(path, (cameras.height, cameras.width)))
         return torch.stack(maps)
+
+
+def read_depth(path: Path, size: tuple[int, int]) -> Tensor:
+    """A map of numbers ``(H, W)`` float32 from a ``.npy`` file.
+
+    Args:
+        path: of the file.
+        size: height and width that it must have.
+
+    Raises:
+        SampleError: missing, damaged, not finite, or of another size.
+    """
+    found = read_npy(path)
+    if found.dtype.kind not in "fiu" or found.shape != size:
+        raise SampleError(path, f"is {found.dtype} {found.shape}, expected numbers {size[0]} x {size[1]}")
+    with np.errstate(over="ignore"):
+        depth = torch.from_numpy(found.astype(np.float32))
+    if not bool(torch.isfinite(depth).all()):
+        raise SampleError(path, "holds numbers that are NaN or infinite")
+    return depth

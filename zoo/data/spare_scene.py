@@ -7,7 +7,6 @@ their mean distance from it 1 (``frame="focus"``), or to RegNeRF's frame (``fram
 from __future__ import annotations
 
 import shutil
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from zoo.data.bad_samples import BadSamples, SampleError
 from zoo.data.cameras import Cameras
+from zoo.data.formats.archives import unpack_zip
 from zoo.data.formats.spare import SIZE, SpareScene, read_calibration, read_split
 from zoo.data.image_files import read_image
 from zoo.data.posed_images import View
@@ -289,14 +289,7 @@ def unpack_archives(root: Path, names: Iterable[str] | None = None, *, overwrite
         if (names is not None and archive.stem not in names) or (target.exists() and not overwrite):
             continue
         part = target.with_name(f".{target.name}.part")
-        try:
-            with zipfile.ZipFile(archive) as content:
-                for name in content.namelist():
-                    if not (part / name).resolve().is_relative_to(part.resolve()):
-                        raise SampleError(archive, f"holds {name!r}, which lies outside of its folder")
-                content.extractall(part)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise SampleError(archive, f"cannot be unpacked ({error}); download it again") from error
+        unpack_zip(archive, part)
         _replace(part, target)
         written.append(target)
     return written

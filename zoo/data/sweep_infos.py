@@ -90,7 +90,7 @@ def read_infos(path: Path) -> list[SweepInfo]:
                     table["poses"][row],
                 )
             )
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError) as error:
         raise SampleError(path, f"damaged ({error}); rebuild it: {REBUILD}") from error
     return infos
 
@@ -108,7 +108,7 @@ def read_openpcdet_infos(path: Path) -> list[SweepInfo]:
     for number, entry in enumerate(content):
         try:
             infos.append(_converted(entry))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             raise SampleError(path, f"entry {number} is not what OpenPCDet writes ({error!r})") from error
     return infos
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from zoo.data.bad_samples import SampleError
 from zoo.data.cameras import Cameras, look_at, opengl_to_opencv
+from zoo.data.formats.json_files import read_json
 from zoo.data.pavilion import AABB, build_scene, render_scene
 from zoo.data.scene_index import SPLITS
 
@@ -190,11 +191,12 @@ def read_scene_description(root: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        description = json.loads(path.read_text())
+        description = read_json(path)
         schema, box = description["schema"], [float(value) for value in description["aabb"]]
         dict(description["settings"])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise SampleError(path, f"is no description of a generated scene ({error}); rebuild it: {REBUILD}") from error
-    if schema != SCHEMA or len(box) != 6:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        problem = error.problem if isinstance(error, SampleError) else error
+        raise SampleError(path, f"is no description of a generated scene ({problem}); rebuild it: {REBUILD}") from error
+    if schema != SCHEMA or len(box) != 6 or not np.isfinite(box).all():
         raise SampleError(path, f"schema {schema}, this version reads {SCHEMA}; rebuild it: {REBUILD}")
     return description

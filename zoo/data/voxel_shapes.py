@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from zoo.data.bad_samples import SampleError
 from zoo.data.formats.frame_files import FrameFiles
+from zoo.data.formats.numpy_files import read_npz
 from zoo.data.point_clouds import PointSource
 from zoo.data.point_samples import PointSample, check_sample
 from zoo.data.split_data import OnBadSample, Split
@@ -60,15 +60,7 @@ class PackedVoxels(FrameFiles[PointSample]):
 def _read(path: Path, key: str) -> NDArray[np.uint8]:
     if not path.is_file():
         raise SampleError(path, "no such file; set data.source.root")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if key not in file:
-                raise SampleError(path, f"has no array {key!r}, expected {{class}}_{{split}} among {sorted(file)}")
-            return file[key]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        if isinstance(error, SampleError):
-            raise
-        raise SampleError(path, f"not a readable npz file ({error})") from error
+    return read_npz(path, (key,))[key]
 
 
 class VoxelShapes(PointSource):

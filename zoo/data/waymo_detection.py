@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from zoo.data.bad_samples import SampleError
 from zoo.data.detection_frames import DetectionFrame, DetectionFrames, DetectionSource, check_frame
 from zoo.data.formats.kitti import read_split
+from zoo.data.formats.numpy_files import read_npy
 from zoo.data.formats.restricted_pickle import read_plain_pickle
 from zoo.data.progress import track
 from zoo.data.split_data import OnBadSample
@@ -56,31 +57,38 @@ def _read_segment(folder: Path, interval: int) -> list[_Sweep]:
     if not isinstance(infos, list):
         raise SampleError(path, f"holds a {type(infos).__name__}, expected a list of frames")
     sweeps = []
-    for info in infos[::interval]:
-        names = np.asarray(_take(path, info, "annos", "name")).astype(np.str_).reshape(-1)
-        boxes = np.asarray(_take(path, info, "annos", "gt_boxes_lidar"), dtype=np.float32)
-        counts = np.asarray(_take(path, info, "annos", "num_points_in_gt"), dtype=np.int64).reshape(-1)
-        difficulty = np.asarray(_take(path, info, "annos", "difficulty"), dtype=np.int64).reshape(-1)
-        boxes = boxes.reshape(len(names), -1)
-        if len(names) and boxes.shape[1] not in (7, 9):
-            raise SampleError(path, f"gt_boxes_lidar has {boxes.shape[1]} columns, expected 7 or 9")
-        if not len(names) == len(counts) == len(difficulty):
-            raise SampleError(path, f"{len(names)} names, {len(counts)} counts, {len(difficulty)} difficulties")
-        boxes = np.pad(boxes, ((0, 0), (0, 9 - boxes.shape[1]))) if len(names) else np.zeros((0, 9), dtype=np.float32)
-        kept = (counts > 0) & np.isin(names, CLASSES)  # boxes without a point count nowhere
-        number = int(_take(path, info, "point_cloud", "sample_idx"))
-        sweeps.append(
-            _Sweep(
-                str(_take(path, info, "frame_id")),
-                folder / f"{number:04d}.npy",
-                path,
-                boxes[kept],
-                tuple(names[kept].tolist()),
-                difficulty[kept],
-                counts[kept],
-            )
-        )
+    for number, info in enumerate(infos[::interval]):
+        try:
+            sweeps.append(_read_sweep(folder, path, info))
+        except (TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, SampleError):
+                raise
+            raise SampleError(path, f"entry {number} is not what OpenPCDet writes for Waymo ({error!r})") from error
     return sweeps
+
+
+def _read_sweep(folder: Path, path: Path, info: Any) -> _Sweep:
+    names = np.asarray(_take(path, info, "annos", "name")).astype(np.str_).reshape(-1)
+    boxes = np.asarray(_take(path, info, "annos", "gt_boxes_lidar"), dtype=np.float32)
+    counts = np.asarray(_take(path, info, "annos", "num_points_in_gt"), dtype=np.int64).reshape(-1)
+    difficulty = np.asarray(_take(path, info, "annos", "difficulty"), dtype=np.int64).reshape(-1)
+    boxes = boxes.reshape(len(names), -1)
+    if len(names) and boxes.shape[1] not in (7, 9):
+        raise SampleError(path, f"gt_boxes_lidar has {boxes.shape[1]} columns, expected 7 or 9")
+    if not len(names) == len(counts) == len(difficulty):
+        raise SampleError(path, f"{len(names)} names, {len(counts)} counts, {len(difficulty)} difficulties")
+    boxes = np.pad(boxes, ((0, 0), (0, 9 - boxes.shape[1]))) if len(names) else np.zeros((0, 9), dtype=np.float32)
+    kept = (counts > 0) & np.isin(names, CLASSES)  # boxes without a point count nowhere
+    number = int(_take(path, info, "point_cloud", "sample_idx"))
+    return _Sweep(
+        str(_take(path, info, "frame_id")),
+        folder / f"{number:04d}.npy",
+        path,
+        boxes[kept],
+        tuple(names[kept].tolist()),
+        difficulty[kept],
+        counts[kept],
+    )
 
 
 def read_waymo_points(path: Path) -> NDArray[np.float32]:
@@ -89,12 +97,9 @@ def read_waymo_points(path: Path) -> NDArray[np.float32]:
     Raises:
         SampleError: a missing or damaged file, or one of another width.
     """
-    try:
-        rows = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise SampleError(path, f"not a readable array of points ({error})") from error
-    if rows.ndim != 2 or rows.shape[1] != 6:
-        raise SampleError(path, f"has shape {rows.shape}, expected (N, 6)")
+    rows = read_npy(path)
+    if rows.ndim != 2 or rows.shape[1] != 6 or rows.dtype.kind not in "fiu":
+        raise SampleError(path, f"is {rows.dtype} {rows.shape}, expected numbers (N, 6)")
     points = rows[:, :5].astype(np.float32)
     points[:, 3:] = np.tanh(points[:, 3:])
     return points

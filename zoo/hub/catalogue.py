@@ -12,7 +12,7 @@ import fnmatch
 import importlib.resources
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -102,9 +102,19 @@ def read_card(path: Path) -> Card:
     Raises:
         ValueError: An unknown key or a value that cannot be; names file and key.
     """
-    content = yaml.safe_load(path.read_text())
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: found {type(content).__name__}, expected a mapping")
+    try:
+        return _card_of(yaml.safe_load(path.read_text()), path)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: is no card ({error})") from error
+    except (ValueError, OverflowError) as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path}: is no card ({error})") from error
+
+
+def _card_of(content: Any, path: Path) -> Card:
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ValueError(f"{path}: found {type(content).__name__}, expected a mapping of words")
     known = {entry.name for entry in dataclasses.fields(Card)} - {"folder"}
     unknown = sorted(content.keys() - known)
     if unknown:
@@ -121,10 +131,7 @@ def read_card(path: Path) -> Card:
         str(name): Measured(float(entry["value"]), float(entry["tolerance"]))
         for name, entry in (values.get("measured") or {}).items()
     }
-    try:
-        card = Card(folder=path.parent.parent, **values)
-    except TypeError as error:
-        raise ValueError(f"{path}: {error}") from error
+    card = Card(folder=path.parent.parent, **values)
     _check(card, path)
     return card
 
@@ -137,7 +144,15 @@ def _source(entry: Any, file: str, path: Path) -> Source:
 
 
 def _check(card: Card, path: Path) -> None:
-    problems = []
+    words = [field.name for field in dataclasses.fields(Card) if field.type in ("str", "Status")]
+    wrong = [name for name in words if not isinstance(getattr(card, name), str)]
+    problems = [f"{name}: found {getattr(card, name)!r:.60}, expected words" for name in wrong]
+    if not isinstance(card.sha256, str | None):
+        problems.append(f"sha256: found {card.sha256!r:.60}, expected words; quote a number")
+    if not isinstance(card.size, int | None) or not isinstance(card.paper, Mapping):
+        problems.append("size, paper: expected a whole number and figures by name")
+    if problems:
+        raise ValueError(f"{path}: " + "; ".join(problems))
     if not is_card_name(card.name) or card.name != path.stem:
         problems.append(f"name: found {card.name!r}, expected the file's name, system-variant.tag")
     if card.status not in STATUSES:
@@ -152,6 +167,11 @@ def _check(card: Card, path: Path) -> None:
         f"sources: found {source.address!r}, expected https:// or file://"
         for source in card.sources
         if source.kind == "url" and not source.address.startswith(("https://", "file://"))
+    ]
+    problems += [
+        f"sources: found the path {source.path!r}, expected one below the repository"
+        for source in card.sources
+        if source.kind == "hub" and (source.path.startswith("/") or ".." in source.path.split("/"))
     ]
     if problems:
         raise ValueError(f"{path}: " + "; ".join(problems))

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from zoo.files import ClippedFile
 from zoo.metrics.image import MeanOverImages
 
 __all__ = ["LPIPS", "Backbone", "ImageLPIPS"]
@@ -95,7 +96,7 @@ class LPIPS(nn.Module):
     def _fill(self, files: Sequence[Path]) -> None:
         state: dict[str, Tensor] = {}
         for file in files:
-            state.update(_canonical(_read(file)))
+            state.update(_canonical(read_backbone(file)))
         if not any(key.startswith("heads.") for key in state):
             state.update(_shipped_heads(self.net))
         named = ", ".join(map(str, files))
@@ -140,11 +141,20 @@ class LPIPS(nn.Module):
         return total.reshape(shape[:-3])
 
 
-def _read(file: Path) -> Mapping[str, Tensor]:
+def read_backbone(file: Path) -> Mapping[str, Tensor]:
+    """The tensors of a file of weights.
+
+    Raises:
+        ValueError: There is no such file, or it holds anything else.
+    """
     if not file.is_file():
         raise ValueError(f"{file}: no such file; LPIPS needs the weights of its backbone, see zoo.metrics.lpips")
     try:
-        content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        if file.suffix == ".safetensors":
+            content = load_file(file)
+        else:
+            with ClippedFile(file) as stream:
+                content = torch.load(stream, "cpu", weights_only=True)
     except Exception as error:  # the readers raise a dozen kinds
         raise ValueError(f"{file}: cannot be read as weights ({error})") from error
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
@@ -168,7 +178,7 @@ def _canonical(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _shipped_heads(net: Backbone) -> dict[str, Tensor]:
     folder = importlib.resources.files("torchmetrics.functional.image") / "lpips_models"
     with importlib.resources.as_file(folder / f"{net}.pth") as file:
-        return _canonical(_read(file))
+        return _canonical(read_backbone(file))
 
 
 class ImageLPIPS(MeanOverImages):

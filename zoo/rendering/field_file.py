@@ -8,6 +8,7 @@ field and renderer stand under ``field/`` and ``renderer/``. The header holds th
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from zoo.files import atomic_path
 from zoo.models.field_pruning import CLOSED, open_vertices
 from zoo.models.hollownerf import HollowNeRF
 from zoo.rendering.field_renderer import FieldRenderer
+from zoo.targets import check_targets
 
 __all__ = ["LoadedField", "load_field", "save_field"]
 
@@ -107,10 +109,19 @@ def load_field(path: Path) -> LoadedField:
         raise ValueError(
             f"{path}: found format {header.get('format')!r} {header.get('version')!r}, expected {_FORMAT} {VERSION}"
         )
-    config = json.loads(header["config"])
-    field, renderer = _build(config["model"], path), _build(config["renderer"], path)
-    if not isinstance(field, HollowNeRF) or field.saliency is None or not isinstance(renderer, FieldRenderer):
-        raise ValueError(f"{path}: its configuration describes {type(field).__name__} and {type(renderer).__name__}")
+    try:
+        config = json.loads(header["config"])
+        check_targets(config, str(path))
+        _check_sizes(config, tensors)
+        return _rebuild(config, tensors)
+    except Exception as error:  # constructors raise whatever a configuration of another form makes them raise
+        if str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path}: configuration and tensors do not fit together ({error})") from error
+
+
+def _rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LoadedField:
+    field, renderer = _build(config)
     _fill(field, renderer, tensors)
     views = Cameras(tensors["views/camera_to_world"], tensors["views/intrinsics"], *config["size"])
     red, green, blue = config["background"]
@@ -135,21 +146,33 @@ def _fill(field: HollowNeRF, renderer: FieldRenderer, tensors: Mapping[str, Tens
     renderer.load_state_dict(state)
 
 
-def _build(config: Mapping[str, Any], path: Path) -> Any:
-    """Instantiate a configuration, but only of classes of this package: the file may come from anywhere."""
+def _build(config: Mapping[str, Any]) -> tuple[HollowNeRF, FieldRenderer]:
+    """Instantiate a checked configuration."""
     from hydra.utils import instantiate
 
-    pending: list[Any] = [config]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, Mapping):
-            target = node.get("_target_")
-            if target is not None and not str(target).startswith(("zoo.models.", "zoo.rendering.")):
-                raise ValueError(f"{path}: its configuration asks for {target!r}, expected classes of zoo only")
-            pending += node.values()
-        elif isinstance(node, list):
-            pending += node
-    return instantiate(config)
+    field, renderer = instantiate(config["model"]), instantiate(config["renderer"])
+    if not isinstance(field, HollowNeRF) or field.saliency is None or not isinstance(renderer, FieldRenderer):
+        raise ValueError(f"it describes {type(field).__name__} and {type(renderer).__name__}, expected a pruned field")
+    return field, renderer
+
+
+def _check_sizes(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Compare the tables that a configuration asks for with the masks in the file, before any is made."""
+    from hydra.utils import instantiate
+
+    with torch.device("meta"):
+        field = instantiate(config["model"])
+    if not isinstance(field, HollowNeRF) or field.saliency is None:
+        raise ValueError(f"it describes {type(field).__name__}, expected a pruned field")
+    cells = config["renderer"]["occupancy"].get("resolution", 1)
+    sizes = {
+        "row_mask": len(field.encoding.table),
+        "cell_mask": (field.saliency.resolution - 1) ** 3,
+        "occupancy_mask": math.prod(cells) if isinstance(cells, list) else cells**3,
+    }
+    for name, count in sizes.items():
+        if not 0 < count <= 8 * len(tensors[name]):
+            raise ValueError(f"{name}: found {len(tensors[name])} bytes, expected bits for {count} cells")
 
 
 def _pack(mask: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,9 +13,12 @@ from torch import Tensor
 
 from zoo.data.cameras import Cameras, look_at, opengl_to_opencv, pose_problem, quaternion_from_rotation
 from zoo.data.cameras import rotation_from_quaternion as to_rotation
+from zoo.data.formats.json_files import read_json
 from zoo.data.scene_frame import nearest_point_to_axes
 
 __all__ = ["interpolate_poses", "orbit", "orbit_about", "read_camera_path", "spiral", "with_poses"]
+
+_LARGEST_SIDE = 1 << 16  # pixels
 
 
 def with_poses(cameras: Cameras, camera_to_world: Tensor) -> Cameras:
@@ -186,14 +188,12 @@ def read_camera_path(path: Path | str, default: Cameras) -> Cameras:
         ValueError: if the file is missing, no JSON, of neither kind, or holds a bad pose; the message names the file.
     """
     path = Path(path)
+    content = read_json(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         entries = content["frames"] if "frames" in content else content["camera_path"]
         matrices = [entry.get("transform_matrix", entry.get("camera_to_world")) for entry in entries]
         poses = torch.tensor(matrices, dtype=torch.float64).reshape(-1, 4, 4)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise ValueError(
             f"{path}: is no camera path: expected JSON with `frames` of `transform_matrix` or a `camera_path`"
         ) from error
@@ -204,7 +204,10 @@ def read_camera_path(path: Path | str, default: Cameras) -> Cameras:
         if problem is not None:
             raise ValueError(f"{path}: frame {number}: {problem}")
     cameras = with_poses(default, opengl_to_opencv(poses))
-    return _path_intrinsics(cameras, content, entries)
+    try:
+        return _path_intrinsics(cameras, content, entries)
+    except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"{path}: image size, focal length or angle of view is no usable number ({error})") from error
 
 
 def _path_intrinsics(cameras: Cameras, content: dict[str, Any], entries: list[dict[str, Any]]) -> Cameras:
@@ -223,4 +226,8 @@ def _path_intrinsics(cameras: Cameras, content: dict[str, Any], entries: list[di
         same_size = (width, height) == (cameras.width, cameras.height)
         cx, cy = (row[2], row[3]) if same_size else (width / 2, height / 2)
         rows.append([*focal, float(content.get("cx", cx)), float(content.get("cy", cy))])
-    return replace(cameras, intrinsics=torch.tensor(rows, dtype=torch.float32), width=width, height=height)
+    intrinsics = torch.tensor(rows, dtype=torch.float32)
+    usable = bool(torch.isfinite(intrinsics).all()) and bool((intrinsics[:, :2] > 0).all())
+    if not usable or not (0 < width <= _LARGEST_SIDE and 0 < height <= _LARGEST_SIDE):
+        raise ValueError(f"found {width} x {height} pixels and fx, fy, cx, cy {rows[0]}")
+    return replace(cameras, intrinsics=intrinsics, width=width, height=height)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from zoo.targets import check_targets
+
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningDataModule, LightningModule
     from lightning.pytorch.loggers import Logger
@@ -161,7 +163,8 @@ def load_run(checkpoint: str | Path, overrides: Sequence[str] = ()) -> tuple[Dic
         overrides: Changes to that configuration, ``["data.root=/elsewhere"]``; ``+`` in front adds a key.
 
     Raises:
-        ValueError: The file is no checkpoint of this package, or an override names nothing.
+        ValueError: The file is no checkpoint of this package, its configuration asks for code that is not known (see
+            `zoo.targets.check_targets`), or an override names nothing.
     """
     content = _read_checkpoint(checkpoint)
     cfg = DictConfig(content["config"])
@@ -184,11 +187,12 @@ def read_config(checkpoint: str | Path) -> dict[str, Any]:
 
 
 def _read_checkpoint(path: str | Path) -> dict[str, Any]:
-    import torch
+    from zoo.training.upstream_layouts import read_content
 
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict) or "config" not in content or "state_dict" not in content:
+    content = read_content(path)
+    if not isinstance(content.get("config"), dict) or not isinstance(content.get("state_dict"), dict):
         raise ValueError(f"{path}: expected a checkpoint with 'config' and 'state_dict' as tools/train.py writes it")
+    check_targets(content["config"], str(path))
     return content
 
 

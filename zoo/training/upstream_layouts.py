@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zoo.data.formats.gaussian_ply import read_gaussian_ply, read_splat
 from zoo.data.formats.restricted_pickle import numpy_scalars
+from zoo.files import ClippedFile
 from zoo.models import dsvt, e3dsnn, gridformer, hollownerf, spark
 from zoo.models.gaussians.scene import GaussianScene
 
@@ -46,8 +47,8 @@ def read_content(path: str | Path) -> dict[str, Any]:
     try:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
-        with torch.serialization.safe_globals(numpy_scalars()):
-            content = torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(numpy_scalars()), ClippedFile(file) as stream:
+            content = torch.load(stream, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"weights={path}: cannot be read ({error})") from error
     except Exception as error:  # torch raises many types for a file that is not its own

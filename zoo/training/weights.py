@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from zoo.hub import Card, fetch, find_card, is_card_name
@@ -36,8 +36,14 @@ class Weights:
             return self.card.class_names
         if self.path.suffix != ".safetensors":
             return ()
-        with safe_open(self.path, framework="pt") as file:
-            return tuple(json.loads((file.metadata() or {}).get("class_names", "[]")))
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                names = json.loads((file.metadata() or {}).get("class_names", "[]"))
+        except (SafetensorError, OSError, ValueError, RecursionError) as error:
+            raise ValueError(f"weights={self.path}: cannot be read as safetensors ({error})") from error
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"weights={self.path}: class_names is {names!r}, expected a list of words")
+        return tuple(names)
 
 
 def find_weights(weights: str | Path) -> Weights:

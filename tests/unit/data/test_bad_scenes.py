@@ -155,7 +155,8 @@ def test_all_views_bad_is_an_empty_split(tmp_path: Path) -> None:
     [
         ({"w": 20, "h": 8}, "not the same picture at another scale"),
         ({"w": "wide"}, "w is 'wide', expected a finite number"),
-        ({"fl_x": -11.0}, "positive focal lengths"),
+        ({"fl_x": -11.0}, "fl_x is -11, expected a number above 0"),
+        ({"camera_angle_x": 4}, "camera_angle_x is 4, expected a number above 0 and below 3.142"),
         ({"fl_x": None, "fl_y": None}, "neither fl_x nor camera_angle_x"),
         ({"aabb_scale": 3}, "power of two"),
         ({"offset": 0.5}, "three numbers"),

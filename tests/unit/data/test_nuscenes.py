@@ -197,7 +197,7 @@ def test_damaged_tables(source: NuScenesSource) -> None:
     with pytest.raises(SampleError, match="tables do not fit together: scene-0061 refers to 'e0'"):
         source.prepare_files(overwrite=True)
     table.write_text("[")
-    with pytest.raises(SampleError, match=r"ego_pose\.json: not a readable table"):
+    with pytest.raises(SampleError, match=r"ego_pose\.json: not valid JSON"):
         source.prepare_files(overwrite=True)
 
 

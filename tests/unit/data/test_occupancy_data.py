@@ -125,10 +125,10 @@ def test_batches_are_functions_of_seed_and_step(solids: OccupancySet) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"points": np.zeros((8, 2)), "occupancies": np.zeros(1, np.uint8)}, "expected \\(N, 3\\)"),
+        ({"points": np.zeros((8, 2)), "occupancies": np.zeros(1, np.uint8)}, "expected numbers \\(N, 3\\)"),
         ({"points": np.full((8, 3), np.nan), "occupancies": np.zeros(1, np.uint8)}, "8 rows that are NaN"),
         ({"points": np.zeros((8, 3)), "occupancies": np.zeros(3, np.uint8)}, "one label or one bit"),
-        ({"points": np.zeros((8, 3))}, "lacks the arrays"),
+        ({"points": np.zeros((8, 3))}, "has no array 'occupancies'"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
@@ -144,7 +144,7 @@ def test_missing_and_stale_files_are_named(tmp_path: Path, solids: OccupancySet)
     write_points(path, np.zeros((9, 3)), np.ones(9, dtype=bool))
     assert read_points(path)[1].sum() == 9
     path.write_bytes(path.read_bytes()[:80])
-    with pytest.raises(SampleError, match="cannot be read"):
+    with pytest.raises(SampleError, match="not a readable npz"):
         read_points(path)
     with pytest.raises(SampleError, match="action=prepare"):
         read_boundary(tmp_path / "none.npz", 9)

@@ -46,7 +46,7 @@ def test_a_split_is_read_in_order_and_written_back(tmp_path: Path) -> None:
     assert {name: scene.as_json() for name, scene in scenes.items()} == content
     assert scenes["Toy"].picture_name(8, light=0) == "cam_009_0_0000.png"
     for text, problem in (
-        ("{", "cannot be read"),
+        ("{", "not valid JSON"),
         ("[]", "mapping"),
         ("{}", "at least one"),
         ('{"../up": 1}', "plain"),

@@ -100,7 +100,7 @@ def test_damaged_points(tmp_path: Path) -> None:
     path = write_waymo(tmp_path, frames=2).parent / "0000.npy"
     frames = WaymoSource(root=tmp_path).open_split("train")
     np.save(path, np.zeros((5, 5), dtype=np.float32))
-    with pytest.raises(SampleError, match=r"0000\.npy: has shape \(5, 5\), expected \(N, 6\)"):
+    with pytest.raises(SampleError, match=r"0000\.npy: is float32 \(5, 5\), expected numbers \(N, 6\)"):
         frames[0]
     np.save(path, np.full((5, 6), np.nan, dtype=np.float32))
     with pytest.raises(SampleError, match=r"0000\.npy: point 0 of frame"):

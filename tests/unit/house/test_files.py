@@ -13,11 +13,23 @@ from pathlib import Path
 import pytest
 
 from zoo import files
-from zoo.files import atomic_path, write_bytes, write_json, write_text
+from zoo.files import ClippedFile, atomic_path, write_bytes, write_json, write_text
 
 
 def leftovers(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_a_clipped_file_gives_what_it_has_and_asks_for_no_more_memory(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(range(100)))
+    with ClippedFile(tmp_path / "a") as file:
+        assert file.read(10) == bytes(range(10))
+        assert file.read(2**62) == bytes(range(10, 100))  # Python alone would make room for 2^62 bytes first
+        assert file.read(5) == b""
+        file.seek(90)
+        assert file.read() == bytes(range(90, 100))
+        file.seek(200)
+        assert file.read(1) == b""
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:

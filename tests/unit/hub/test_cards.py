@@ -132,6 +132,8 @@ def test_several_weights_need_a_choice(own: Path) -> None:
         ({"file": "../a.pth", "sources": [{"drive": "x"}]}, "file: found '../a.pth', expected a plain file name"),
         ({"file": "a.pth", "sources": [{"url": "http://a.test/a"}]}, "expected https:// or file://"),
         ({"file": "a.pth", "sources": [{"ftp": "a"}]}, "sources: found"),
+        ({"file": "a.pth", "sources": [{"hub": "a/b", "path": "../a.pth"}]}, "found the path '../a.pth'"),
+        ({"license": 3}, "license: found 3, expected words"),
         ({"model": "ngp", "file": "a.pth", "sources": [{"drive": "x"}]}, "license, origin: expected all three"),
         ({"name": "toy-c.d"}, "name: found 'toy-c.d'"),
     ],

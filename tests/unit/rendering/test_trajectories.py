@@ -113,7 +113,7 @@ def test_path_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "no camera path"),
+        ("{", "not valid JSON"),
         ("[]", "no camera path"),
         ('{"frames": []}', "empty"),
         ('{"frames": [{"transform_matrix": [[1, 2]]}]}', "no camera path"),

@@ -6,6 +6,7 @@ in the files are world-to-camera; see `zoo.data.cameras`. Newer versions also wr
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -82,6 +83,7 @@ CAMERA_MODELS: dict[int, tuple[str, int]] = {
     9: ("RADIAL_FISHEYE", 5),
     10: ("THIN_PRISM_FISHEYE", 12),
 }
+_LARGEST = 1 << 20  # pixels along a side
 _NUM_PARAMS = dict(CAMERA_MODELS.values())
 _ONE_FOCAL = ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
 # model -> (lens of zoo.data.lens, number of zeros after its parameters)
@@ -114,6 +116,11 @@ def _make_camera(model: str, width: int, height: int, params: tuple[float, ...],
         raise SampleError(path, f"unknown camera model {model}; known are {', '.join(_NUM_PARAMS)}")
     if len(params) != _NUM_PARAMS[model]:
         raise SampleError(path, f"camera model {model} has {len(params)} parameters, expected {_NUM_PARAMS[model]}")
+    focal = params[: 1 if model in _ONE_FOCAL else 2]
+    if not (0 < width <= _LARGEST and 0 < height <= _LARGEST) or not all(0 < value < math.inf for value in focal):
+        raise SampleError(path, f"a camera of {width} x {height} pixels with focal lengths {focal}")
+    if not all(map(math.isfinite, params)):
+        raise SampleError(path, f"a camera with the parameters {params}, expected finite numbers")
     return ColmapCamera(model, width, height, params)
 
 
@@ -221,16 +228,22 @@ def _points_binary(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
         points.append((x, y, z))
         colors.append((red, green, blue))
         errors.append(error)
-    return _point_arrays(ids, points, colors, errors)
+    return _point_arrays(path, ids, points, colors, errors)
 
 
-def _point_arrays(ids: list, points: list, colors: list, errors: list) -> tuple:
-    return (
-        np.array(ids, dtype=np.int64),
-        np.array(points, dtype=np.float64).reshape(-1, 3),
-        np.array(colors, dtype=np.uint8).reshape(-1, 3),
-        np.array(errors, dtype=np.float64),
-    )
+def _point_arrays(path: Path, ids: list, points: list, colors: list, errors: list) -> tuple:
+    try:
+        numbers = np.array(ids, dtype=np.uint64).astype(np.int64)
+        shades = np.array(colors, dtype=np.uint8).reshape(-1, 3)
+    except (OverflowError, ValueError) as error:
+        raise SampleError(path, f"the id or colour of a point is out of its range ({error})") from error
+    places = np.array(points, dtype=np.float64).reshape(-1, 3)
+    bad = np.flatnonzero(~np.isfinite(places).all(axis=1))
+    if len(bad):
+        raise SampleError(
+            path, f"{len(bad)} of {len(places)} points are NaN or infinite, the first has the id {ids[bad[0]]}"
+        )
+    return numbers, places, shades, np.array(errors, dtype=np.float64)
 
 
 def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -268,6 +281,8 @@ def _images_text(path: Path) -> dict[int, ColmapImage]:
             if values.shape != (7,) or second is None:
                 raise ValueError("a value or the second line is missing")
             key_points = np.array(second[1].split(), dtype=np.float64).reshape(-1, 3)
+            if not np.isfinite(key_points).all():
+                raise ValueError("a key point is NaN or infinite")
             images[int(image_id)] = ColmapImage(
                 name.strip(),
                 int(camera_id),
@@ -295,4 +310,4 @@ def _points_text(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
             errors.append(float(error))
         except ValueError as problem:
             raise SampleError(path, f"line {number} is not `ID X Y Z R G B ERROR ...` ({problem})") from problem
-    return _point_arrays(ids, points, colors, errors)
+    return _point_arrays(path, ids, points, colors, errors)

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.data.bad_samples import SampleError
+from zoo.data.formats.ply_files import read_ply_vertices
 from zoo.files import write_bytes
 
 SH_C0 = 0.28209479177387814
@@ -92,29 +94,29 @@ def read_gaussian_ply(path: str | os.PathLike[str]) -> GaussianParameters:
     """Read Gaussians from a PLY file, by the names of its properties, in whatever order they stand.
 
     Raises:
-        ValueError: The file is no PLY, is cut short, lacks a property or holds NaN; names the file and what is wrong.
+        SampleError: The file is no PLY, is cut short, lacks a property or holds NaN; names the file and what is wrong.
         FileNotFoundError: There is no such file.
     """
-    from plyfile import PlyData, PlyParseError
-
-    try:
-        vertices = PlyData.read(str(path))["vertex"].data
-    except (PlyParseError, KeyError, ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: no readable PLY file of Gaussians: {error}") from error
-    names = vertices.dtype.names or ()
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    names = read_ply_vertices(path)
+    count = len(next(iter(names.values()), ()))
     missing = [name for name in (*_REQUIRED, *(f"rot_{i}" for i in range(4))) if name not in names]
     if missing:
-        raise ValueError(f"{path}: properties {', '.join(missing)} are missing; is it a PLY file of Gaussians?")
+        raise SampleError(path, f"properties {', '.join(missing)} are missing; is it a PLY file of Gaussians?")
 
     def columns(*wanted: str) -> Tensor:
         if not wanted:
-            return torch.zeros(len(vertices), 0)
-        return torch.from_numpy(np.stack([np.asarray(vertices[name], dtype=np.float32) for name in wanted], axis=-1))
+            return torch.zeros(count, 0)
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is refused below
+            columns = [np.asarray(names[name], dtype=np.float32) for name in wanted]
+        return torch.from_numpy(np.stack(columns, axis=-1))
 
     num_rest = sum(name.startswith("f_rest_") for name in names)
-    if num_rest % 3:
-        raise ValueError(f"{path}: {num_rest} properties f_rest_*, expected a multiple of 3")
-    rest = columns(*(f"f_rest_{i}" for i in range(num_rest))).reshape(len(vertices), 3, num_rest // 3)
+    if num_rest % 3 or any(f"f_rest_{i}" not in names for i in range(num_rest)):
+        raise SampleError(path, f"{num_rest} properties f_rest_*, expected numbers from 0 on, a multiple of 3")
+    rest = columns(*(f"f_rest_{i}" for i in range(num_rest))).reshape(count, 3, num_rest // 3)
     gaussians = GaussianParameters(
         means=columns("x", "y", "z"),
         scales=columns("scale_0", "scale_1", "scale_2"),
@@ -126,7 +128,7 @@ def read_gaussian_ply(path: str | os.PathLike[str]) -> GaussianParameters:
     for name, value in vars(gaussians).items():
         bad = int((~torch.isfinite(value)).sum())
         if bad:
-            raise ValueError(f"{path}: {bad} numbers of {name} are NaN or infinite")
+            raise SampleError(path, f"{bad} numbers of {name} are NaN or infinite")
     return gaussians
 
 
@@ -164,16 +166,17 @@ def read_splat(path: str | os.PathLike[str]) -> GaussianParameters:
     """Read a ``.splat`` file, in the order of its rows.
 
     Raises:
-        ValueError: The size is no multiple of 32 bytes, or numbers are NaN; names the file.
+        SampleError: The size is no multiple of 32 bytes, or numbers are NaN; names the file.
         FileNotFoundError: There is no such file.
     """
-    raw = Path(path).read_bytes()
+    path = Path(path)
+    raw = path.read_bytes()
     if len(raw) % _SPLAT.itemsize:
-        raise ValueError(f"{path}: {len(raw)} bytes, expected a multiple of {_SPLAT.itemsize}; it may be cut short")
+        raise SampleError(path, f"{len(raw)} bytes, expected a multiple of {_SPLAT.itemsize}; it may be cut short")
     table = np.frombuffer(raw, dtype=_SPLAT)
     position, scale = (torch.from_numpy(table[name].astype(np.float32)) for name in ("position", "scale"))
     if not bool(torch.isfinite(position).all() & torch.isfinite(scale).all()):
-        raise ValueError(f"{path}: positions or scales that are NaN or infinite; is it a .splat file?")
+        raise SampleError(path, "positions or scales that are NaN or infinite; is it a .splat file?")
     rgba = torch.from_numpy(table["rgba"].astype(np.float32)) / 255
     quats = (torch.from_numpy(table["rotation"].astype(np.float32)) - 128) / 128
     return GaussianParameters(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from zoo.data.bad_samples import SampleError
 from zoo.data.boxes import wrap_angle
+from zoo.data.formats.json_files import read_json
 from zoo.data.progress import track
 from zoo.data.sweep_infos import SweepInfo
 
@@ -40,6 +40,7 @@ MINI_SCENES = {
 _MAX_GAP = 1.5  # seconds between annotations of which a velocity is made
 
 Record = dict[str, Any]
+_MISFITS = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)  # of records of another form
 
 
 def rigid_transform(translation: list[float], rotation: list[float]) -> NDArray[np.float64]:
@@ -82,9 +83,8 @@ class _Tables:
     def _read(self, name: str) -> dict[str, Record]:
         path = self.folder / f"{name}.json"
         try:
-            records = json.loads(path.read_text())
-            return {record["token"]: record for record in records}
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            return {record["token"]: record for record in read_json(path)}
+        except (TypeError, KeyError) as error:
             raise SampleError(path, f"not a readable table of nuScenes ({error!r})") from error
 
     def global_from_sensor(self, sweep: Record) -> NDArray[np.float64]:
@@ -98,6 +98,8 @@ class _Tables:
         """The key frames of a scene in their order."""
         found, token = [], scene["first_sample_token"]
         while token:
+            if len(found) == len(self.samples):
+                raise ValueError("its key frames form a ring")
             found.append(self.samples[token])
             token = self.samples[token]["next"]
         return found
@@ -129,8 +131,13 @@ def build_infos(
     Raises:
         SampleError: a missing or damaged table, a scene that it does not hold, or records that do not fit together.
     """
-    tables = _Tables(root / version)
-    by_name = {record["name"]: record for record in tables.scenes.values()}
+    try:
+        tables = _Tables(root / version)
+        by_name = {record["name"]: record for record in tables.scenes.values()}
+    except SampleError:
+        raise
+    except _MISFITS as error:
+        raise _misfit(root / version, error, "a table") from error
     result = {}
     for split, names in scenes.items():
         missing = [name for name in names if name not in by_name]
@@ -140,10 +147,16 @@ def build_infos(
         for name in track(names, f"reading {split}", len(names)):
             try:
                 infos += [_info(tables, sample, max_sweeps) for sample in tables.samples_of(by_name[name])]
-            except KeyError as error:
-                raise SampleError(root / version, f"tables do not fit together: {name} refers to {error}") from error
+            except _MISFITS as error:
+                raise _misfit(root / version, error, name) from error
         result[split] = infos
     return result
+
+
+def _misfit(folder: Path, error: Exception, what: str) -> SampleError:
+    if isinstance(error, KeyError):
+        return SampleError(folder, f"tables do not fit together: {what} refers to {error}")
+    return SampleError(folder, f"tables do not fit together: {what} has an entry of another form ({error})")
 
 
 def _info(tables: _Tables, sample: Record, max_sweeps: int) -> SweepInfo:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.data.bad_samples import SampleError
+from zoo.data.formats.numpy_files import read_npz
 from zoo.files import atomic_path
 
 __all__ = [
@@ -26,22 +26,9 @@ BOUNDARY_FOLDER = "boundary0.08"
 _HALF_JITTER = 1e-4  # positions stored in half precision lie on a lattice
 
 
-def _read(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in names if name not in file.files]
-            if missing:
-                raise SampleError(path, f"lacks the arrays {missing}, found {sorted(file.files)}")
-            return {name: file[name] for name in names}
-    except (OSError, EOFError, zipfile.BadZipFile, ValueError) as error:
-        if isinstance(error, SampleError):
-            raise
-        raise SampleError(path, f"cannot be read: {error}") from error
-
-
 def _positions(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.float32]:
-    if values.ndim != 2 or values.shape[1] != 3 or not len(values):
-        raise SampleError(path, f"{name}: found shape {values.shape}, expected (N, 3), N > 0")
+    if values.ndim != 2 or values.shape[1] != 3 or not len(values) or values.dtype.kind not in "fiu":
+        raise SampleError(path, f"{name}: found {values.dtype} {values.shape}, expected numbers (N, 3), N > 0")
     if not np.isfinite(values).all():
         raise SampleError(
             path, f"{name}: found {int((~np.isfinite(values)).any(1).sum())} rows that are NaN or infinite"
@@ -55,7 +42,7 @@ def read_points(path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_], boo
     Raises:
         SampleError: The file is missing, damaged or inconsistent.
     """
-    found = _read(path, ("points", "occupancies"))
+    found = read_npz(path, ("points", "occupancies"))
     points, packed = _positions(path, "points", found["points"]), found["occupancies"]
     if packed.dtype == np.uint8 and packed.shape == ((len(points) + 7) // 8,):
         packed = np.unpackbits(packed)[: len(points)]
@@ -72,7 +59,7 @@ def read_cloud(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     Raises:
         SampleError: The file is missing, damaged or inconsistent.
     """
-    found = _read(path, ("points", "normals"))
+    found = read_npz(path, ("points", "normals"))
     points, normals = _positions(path, "points", found["points"]), _positions(path, "normals", found["normals"])
     if len(points) != len(normals):
         raise SampleError(path, f"normals: found {len(normals)}, expected {len(points)}, one for each point")
@@ -87,7 +74,7 @@ def read_boundary(path: Path, count: int) -> NDArray[np.bool_]:
     """
     if not path.is_file():
         raise SampleError(path, "no boundary flags; make them with tools/prepare_data.py data=NAME action=prepare")
-    flags = _read(path, ("contrastive",))["contrastive"].astype(bool)
+    flags = read_npz(path, ("contrastive",))["contrastive"].astype(bool)
     if flags.shape != (count,):
         raise SampleError(path, f"contrastive: found shape {flags.shape}, expected ({count},)")
     if not flags.any():
@@ -112,7 +99,7 @@ def write_cloud(path: Path, points: NDArray[Any], normals: NDArray[Any], **extra
 
 def write_boundary(path: Path, source: Path, flags: NDArray[np.bool_]) -> None:
     """The arrays of a file of labelled positions with the flags beside them."""
-    found = _read(source, ("points", "occupancies"))
+    found = read_npz(source, ("points", "occupancies"))
     _write(path, **found, contrastive=flags.astype(np.uint8))
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from zoo.data.bad_samples import SampleError
 from zoo.data.formats.pcd import read_pcd
+from zoo.data.formats.ply_files import read_ply_vertices
 from zoo.data.formats.velodyne import read_velodyne
 
 __all__ = ["POINT_SUFFIXES", "find_point_files", "read_points"]
@@ -52,7 +53,7 @@ def read_points(path: Path | str, columns: int = 4) -> NDArray[np.float32]:
     elif suffix == ".bin":
         points = read_velodyne(path)
     elif suffix in (".ply", ".pcd"):
-        points = _from_fields(path, read_pcd(path) if suffix == ".pcd" else _read_ply(path))
+        points = _from_fields(path, read_pcd(path) if suffix == ".pcd" else read_ply_vertices(path))
     else:
         raise SampleError(path, f"unknown kind of point file, expected {', '.join(POINT_SUFFIXES)}")
     finite = np.isfinite(points).all(axis=1)
@@ -78,17 +79,6 @@ def read_rows(path: Path, width: int) -> NDArray[np.float32]:
     if size == 0 or size % (4 * width):
         raise SampleError(path, f"{size} bytes, expected rows of {width} float32 ({4 * width} bytes); is it cut short?")
     return np.fromfile(path, dtype="<f4").astype(np.float32, copy=False).reshape(-1, width)
-
-
-def _read_ply(path: Path) -> Mapping[str, NDArray[Any]]:
-    from plyfile import PlyData, PlyParseError
-
-    try:
-        elements = PlyData.read(str(path))
-        vertices = elements["vertex"].data
-    except (OSError, PlyParseError, KeyError, ValueError, UnicodeDecodeError) as error:
-        raise SampleError(path, f"not a readable PLY file with vertices ({error})") from error
-    return {name: np.asarray(vertices[name]) for name in vertices.dtype.names or ()}
 
 
 def _from_fields(path: Path, fields: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:

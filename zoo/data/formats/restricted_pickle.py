@@ -177,5 +177,7 @@ def read_plain_pickle(path: Path | str) -> Any:
         raise SampleError(
             path, f"refused: {error}; only builtins and NumPy arrays are read from pickles (is the file complete?)"
         ) from error
+    except MemoryError:
+        raise SampleError(path, "not a readable pickle: it asks for more memory than there is") from None
     except Exception as error:  # a damaged file may make the constructors raise anything
         raise SampleError(path, f"not a readable pickle, or cut short ({error})") from error

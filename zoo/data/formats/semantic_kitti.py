@@ -135,6 +135,8 @@ def read_poses(folder: Path | str) -> NDArray[np.float64]:
     calib, path = folder / "calib.txt", folder / "poses.txt"
     velo = np.eye(4)
     velo[:3] = take_matrix(calib, read_matrices(calib), "Tr", (3, 4))
+    if not 1e-6 < abs(np.linalg.det(velo[:3, :3])) < 1e6:
+        raise SampleError(calib, "Tr has no inverse, expected a rotation and a translation")
     rows = _read_table(path, 12)
     poses = np.tile(np.eye(4), (len(rows), 1, 1))
     poses[:, :3] = rows.reshape(-1, 3, 4)

@@ -13,7 +13,6 @@ matrices are meant for.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.bad_samples import SampleError
+from zoo.data.formats.json_files import read_json
 from zoo.data.projection_matrix import decompose_projection
 
 __all__ = ["ALL_LIGHTS", "SIZE", "SpareScene", "picture_name", "read_calibration", "read_projection", "read_split"]
@@ -93,10 +93,7 @@ def read_split(path: Path | str) -> dict[str, SpareScene]:
             both input and test, or one that is named twice.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise SampleError(path, f"cannot be read as a split ({error})") from error
+    content = read_json(path)
     if not isinstance(content, dict) or not content:
         raise SampleError(path, "expected a mapping from scenes to their views, with at least one scene")
     return {name: _read_scene(path, name, entry) for name, entry in content.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from numpy.typing import NDArray
 
 from zoo.data.bad_samples import SampleError
 from zoo.data.formats.las import read_las
+from zoo.data.formats.mesh_files import load_trimesh
+from zoo.data.formats.numpy_files import read_npy, read_npz
 from zoo.data.formats.pcd import read_pcd
 
 __all__ = ["SURFACE_SUFFIXES", "SurfaceFile", "read_surface"]
@@ -98,7 +99,7 @@ def read_surface(path: Path | str, *, min_points: int = 4) -> SurfaceFile:
 
 
 def _from_trimesh(path: Path) -> tuple[NDArray[Any], trimesh.Trimesh | None]:
-    loaded: Any = trimesh.load(path, process=False)
+    loaded: Any = load_trimesh(path, process=False)
     parts: list[Any] = list(loaded.dump()) if isinstance(loaded, trimesh.Scene) else [loaded]
     meshes = [part for part in parts if isinstance(part, trimesh.Trimesh) and len(part.faces)]
     if meshes:
@@ -135,14 +136,10 @@ def _from_text(path: Path) -> NDArray[np.float64]:
 
 
 def _from_numpy(path: Path) -> NDArray[Any]:
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise SampleError(path, f"cannot be read as {path.suffix} ({error})") from error
-    if isinstance(found, np.ndarray):
-        return found
-    with found:
-        for key in _POINT_KEYS:
-            if key in found.files:
-                return found[key]
-        raise SampleError(path, f"has no array of points; found {found.files}, expected one of {list(_POINT_KEYS)}")
+    if path.suffix.lower() == ".npy":
+        return read_npy(path)
+    found = read_npz(path)
+    for key in _POINT_KEYS:
+        if key in found:
+            return found[key]
+    raise SampleError(path, f"has no array of points; found {list(found)}, expected one of {list(_POINT_KEYS)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,11 @@ from torch import Tensor
 
 from zoo.data.bad_samples import SampleError
 from zoo.data.cameras import opengl_to_opencv
+from zoo.data.formats.json_files import read_json
 from zoo.data.image_files import image_size
 from zoo.data.posed_images import View
 
+_LARGEST = 1e30  # what is beyond it is no camera, and its square no number
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -24,12 +25,7 @@ def read_transforms(path: Path) -> dict[str, Any]:
     Raises:
         SampleError: if the file is missing, no JSON, or lacks the list ``frames``.
     """
-    if not path.is_file():
-        raise SampleError(path, "no such file")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SampleError(path, f"not valid JSON ({error})") from error
+    content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("frames"), list):
         raise SampleError(path, "expected a JSON object with a list `frames` (instant-ngp or Blender layout)")
     return content
@@ -44,7 +40,7 @@ def read_pose(frame: dict[str, Any], path: Path, name: str) -> Tensor:
     rows = frame.get("transform_matrix")
     try:
         pose = torch.tensor(rows, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         pose = torch.empty(0)
     if tuple(pose.shape) == (3, 4):
         pose = torch.cat((pose, torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=torch.float64)))
@@ -62,9 +58,16 @@ def read_number(settings: dict[str, Any], key: str, path: Path) -> float | None:
     value = settings.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise SampleError(path, f"{key} is {value!r}, expected a finite number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+        raise SampleError(path, f"{key} is {value!r:.60}, expected a finite number")
     return float(value)
+
+
+def _positive(settings: dict[str, Any], key: str, path: Path, most: float = _LARGEST) -> float | None:
+    value = read_number(settings, key, path)
+    if value is not None and not 0 < value < most:
+        raise SampleError(path, f"{key} is {value:g}, expected a number above 0 and below {most:.4g}")
+    return value
 
 
 def _read_lens(settings: dict[str, Any], path: Path) -> tuple[str, tuple[float, ...]]:
@@ -88,14 +91,14 @@ def read_view(frame: dict[str, Any], content: dict[str, Any], path: Path, image:
     """
     settings = {**{key: value for key, value in content.items() if key != "frames"}, **frame}
     pose = read_pose(frame, path, name)
-    width, height = read_number(settings, "w", path), read_number(settings, "h", path)
+    width, height = _positive(settings, "w", path), _positive(settings, "h", path)
     if width is None or height is None:
         width, height = map(float, image_size(image))
-    angle_x, angle_y = read_number(settings, "camera_angle_x", path), read_number(settings, "camera_angle_y", path)
-    fx, fy = read_number(settings, "fl_x", path), read_number(settings, "fl_y", path)
+    angle_x, angle_y = (_positive(settings, f"camera_angle_{axis}", path, math.pi) for axis in "xy")
+    fx, fy = _positive(settings, "fl_x", path), _positive(settings, "fl_y", path)
     if fx is None and angle_x is not None:
         fx = 0.5 * width / math.tan(0.5 * angle_x)
-    if fy is None and angle_y is not None and read_number(settings, "fl_x", path) is None:
+    if fy is None and angle_y is not None and settings.get("fl_x") is None:
         fy = 0.5 * height / math.tan(0.5 * angle_y)
     fx = fx if fx is not None else fy
     if fx is None:
