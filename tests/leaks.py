@@ -77,7 +77,7 @@ def measure(experiment: str, steps: int) -> dict[str, Any]:
         command = [
             *(sys.executable, "tools/train.py"),
             *twin(experiment, Path(folder) / "data", steps),
-            *("test=false", f"trainer.val_check_interval={steps}", "+trainer.limit_val_batches=0"),
+            *("test=false", f"trainer.val_check_interval={steps}", "++trainer.limit_val_batches=0"),
             f"paths.output_dir={folder}/runs",
             "+callbacks.memory._target_=tests.leaks.MemoryLog",
             f"+callbacks.memory.out={out}",

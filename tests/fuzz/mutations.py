@@ -113,7 +113,7 @@ def _changed(draw: st.DrawFn, content: Any, values: tuple[Any, ...]) -> Any:
         elif change == "root" and len(way) == 0:
             return draw(st.sampled_from(values))
         else:
-            node[last] = draw(st.sampled_from(values))
+            node[last] = copy.deepcopy(draw(st.sampled_from(values)))  # the next change may go into it
     return content
 
 
