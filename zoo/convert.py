@@ -53,6 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--metric", action="append", default=[], help="with --card: figure of metrics.json (repeatable)"
     )
     parser.add_argument("--tolerance", type=float, default=0.01, help="with --card: relative (default: 0.01)")
+    parser.add_argument(
+        "--measured",
+        type=Path,
+        metavar="RUN",
+        help="with --card: take the figures of this run with train=false instead",
+    )
     parser.add_argument("--summary", help="with --card: one line (default: the experiment's)")
     parser.add_argument("--license", default="Apache-2.0", help="with --card: of the weights")
     parser.add_argument("--into", type=Path, help="with --card: folder of cards and files (default: the package)")
@@ -65,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 arguments.card,
                 metrics=arguments.metric,
                 tolerance=arguments.tolerance,
+                measured_by=arguments.measured,
                 summary=arguments.summary,
                 license_name=arguments.license,
                 folder=arguments.into,
@@ -140,6 +147,7 @@ def make_card(
     *,
     metrics: Sequence[str],
     tolerance: float = 0.01,
+    measured_by: Path | None = None,
     summary: str | None = None,
     license_name: str = "Apache-2.0",
     folder: Path | None = None,
@@ -167,6 +175,7 @@ def make_card(
         summary=summary or text,
         metrics=metrics,
         tolerance=tolerance,
+        measured_by=measured_by,
         license_name=license_name,
         folder=folder or Path(str(importlib.resources.files("zoo.weights"))),
         overwrite=overwrite,

@@ -40,6 +40,7 @@ def export_card(
     summary: str,
     metrics: Sequence[str],
     tolerance: float = 0.01,
+    measured_by: Path | None = None,
     license_name: str = "Apache-2.0",
     folder: Path,
     overwrite: bool = False,
@@ -47,7 +48,8 @@ def export_card(
     """Write ``folder/files/NAME.safetensors`` and ``folder/cards/NAME.yaml`` from a finished run.
 
     The weights are those that the run's test measured: averages where it kept averages. What the task keeps beside
-    its network (an occupancy grid) goes along. Every figure comes from the run's ``metrics.json``.
+    its network (an occupancy grid) goes along. Every figure comes from a ``metrics.json``: the run's, or that of
+    another run that only measured its weights, perhaps on fewer samples than the training's test had.
 
     Args:
         run: The run's folder.
@@ -57,6 +59,7 @@ def export_card(
         summary: One line for people.
         metrics: Names in ``metrics.json``, the most telling one first.
         tolerance: How far another measurement may lie from a figure, relative to it.
+        measured_by: Folder of a run ``train=false weights=RUN/checkpoints/last.ckpt``; None: ``run`` itself.
         license_name: Of the weights.
         folder: Has ``cards`` and ``files``.
         overwrite: Replace a weight of that name.
@@ -64,13 +67,15 @@ def export_card(
     Raises:
         FileNotFoundError: The run is not finished.
         FileExistsError: There is a weight of that name.
-        ValueError: An unknown metric, a name that is none, or too many bytes for the package.
+        ValueError: An unknown metric, a name that is none, too many bytes for the package, or ``measured_by`` is a
+            run of other weights.
     """
     parts = RunFolder(run)
     for needed in (parts.metrics, parts.last):
         if not needed.is_file():
             raise FileNotFoundError(f"{needed} is missing: {run} is not the folder of a finished run with a checkpoint")
-    measured = json.loads(parts.metrics.read_text())
+    made = json.loads(parts.metrics.read_text())
+    measured = made if measured_by is None else _measured(measured_by, parts.last, experiment)
     unknown = [metric for metric in metrics if not math.isfinite(measured.get(metric, math.nan))]
     if unknown or not metrics:
         raise ValueError(f"metric: found {unknown or 'none'}, expected some of {', '.join(sorted(measured))}")
@@ -80,7 +85,7 @@ def export_card(
     content = torch.load(parts.last, map_location="cpu", weights_only=True)
     class_names = content.get("class_names") or content["config"].get("task", {}).get("class_names") or []
     _write_tensors(_tensors(content["state_dict"]), file, name, class_names)
-    trained = _lines(run / "overrides.txt")
+    trained, measuring = _lines(run / "overrides.txt"), _lines((measured_by or run) / "overrides.txt")
     environment = dict(line.split(": ", 1) for line in _lines(run / "environment.txt") if ": " in line)
     facts = {
         "name": name,
@@ -88,7 +93,7 @@ def export_card(
         "status": "available",
         "model": model,
         "experiment": experiment,
-        "overrides": [override for override in trained if _belongs_to_the_weight(override)],
+        "overrides": [override for override in measuring if _belongs_to_the_weight(override)],
         "layout": "zoo",
         "file": file.name,
         "sources": [{"package": file.name}],
@@ -104,14 +109,27 @@ def export_card(
         "trained": {
             "command": " ".join(["python tools/train.py", *(_shortened(line) for line in trained if _is_told(line))]),
             "commit": environment.get("commit", "unknown"),
-            "steps": int(measured.get("steps", 0)),
-            "seconds": round(float(measured.get("train_seconds", 0.0)), 1),
+            "steps": int(made.get("steps", 0)),
+            "seconds": round(float(made.get("train_seconds", 0.0)), 1),
             "processor": environment.get("processor", "unknown"),
             "torch": environment.get("torch", "unknown"),
         },
     }
     write_text(card, yaml.safe_dump(facts, sort_keys=False, width=120, allow_unicode=True))
     return read_card(card)
+
+
+def _measured(run: Path, weights: Path, experiment: str) -> dict[str, float]:
+    """Figures of a run that measured those weights and did nothing else."""
+    parts = RunFolder(run)
+    if not parts.metrics.is_file():
+        raise FileNotFoundError(f"{parts.metrics} is missing: {run} is not the folder of a finished run")
+    wanted = {"experiment": experiment, "train": "false", "weights": str(weights.resolve())}
+    found = {key: find_override(run, key) for key in wanted}
+    found["weights"] = str(Path(found["weights"] or "").resolve())
+    if found != wanted:
+        raise ValueError(f"measured: {run} was started with {found}, expected {wanted}")
+    return json.loads(parts.metrics.read_text())
 
 
 def _tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
