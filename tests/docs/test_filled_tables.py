@@ -39,7 +39,7 @@ def test_runs_by_figures_and_seeds_by_mean_and_deviation(tmp_path: Path) -> None
     assert fill_tables(filled, tmp_path) == filled
     seeds = "runs: {three: [b0, b1, b2], missing: [b0, b9]}\nfigures: {test/accuracy: top-1}"
     filled = fill_tables(f"<!-- figures\n{seeds}\n-->\n{END}\n", tmp_path)
-    assert "| three | 60 ± 10 % |" in filled
+    assert "| three | 60.0 ± 10.0 % |" in filled
     assert "| missing | not recorded |" in filled
 
 

@@ -104,4 +104,4 @@ def _plain(value: float) -> str:
     """Three significant digits, never in powers of ten."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) >= 1e-4 else f"{value:.6f}"
+    return f"{value:#.3g}".removesuffix(".") if abs(value) >= 1e-4 else f"{value:.6f}"
