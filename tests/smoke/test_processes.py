@@ -1,4 +1,4 @@
-"""Two processes train by the command line as one does on the same global batch: 20 losses, and what is tested.
+"""Two processes train by the command line as one does on the same global batch: 20 losses, and test figures.
 
 Networks with a kink, ReLU or spike, do so in float64: in float32 another order of sums rounds otherwise, the kink and
 Adam make much of it, and one process in float32 is as far from itself in float64 as two processes are from it.
@@ -23,7 +23,7 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {  
         (),
         (),
     ),
-    "e3dsnn_street": (("trainer.precision=64-true", "test=false"), ("data.batch_size=4",), ("data.batch_size=2",)),
+    "e3dsnn_street": (("trainer.precision=64-true",), ("data.batch_size=4",), ("data.batch_size=2",)),
     "dsvt_street": (("trainer.precision=64-true", "test=false"), ("data.batch_size=2",), ("data.batch_size=1",)),
 }
 

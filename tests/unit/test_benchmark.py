@@ -117,3 +117,15 @@ def test_union_of_intervals_counts_overlaps_once():
 
     assert covered([(4.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 2.0)]) == 5.0
     assert covered([]) == 0.0
+
+
+def test_rows_of_sources_that_were_not_compiled_again_stay():
+    from zoo.benchmark.cuda_resources import with_rows_of_others
+
+    head = "| file | kernel | sm_75 |\n|---|---|---|\n"
+    page = (
+        f"# Title\n\n{head}| a.cu | `x` | 1 |\n| b.cu | `gone` | 2 |\n| b.cu | `y<float> ` | 3 |\n| c.cu | `z` | 4 |\n"
+    )
+    new = f"{head}| b.cu | `y<float> ` | 5 |\n| b.cu | `w` | 6 |\n"
+    expected = f"{head}| a.cu | `x` | 1 |\n| b.cu | `w` | 6 |\n| b.cu | `y<float> ` | 5 |\n| c.cu | `z` | 4 |\n"
+    assert with_rows_of_others(new, page, ["b.cu"]) == expected

@@ -54,5 +54,5 @@ def test_a_run_by_the_command_line(tmp_path: Path) -> None:
     assert row["points"] == 300
     assert row["steps"] == 3
     assert row["peak_memory_mb"] > 100
-    with pytest.raises(ChildProcessError, match=r"300 points: the run failed:(.|\n)*task\.level"):
-        pull_cost.run_count(tmp_path / "ball.ply", 300, [*small, "task.level=none"])
+    with pytest.raises(ChildProcessError, match=r"300 points: the run failed:(.|\n)*level, resolution: found 0"):
+        pull_cost.run_count(tmp_path / "ball.ply", 300, [*small, "task.level=0"])

@@ -1,6 +1,6 @@
 """Registers, spills and shared memory of every CUDA kernel, as the compiler states them for each architecture.
 
-``python -m zoo.benchmark.cuda_resources [--out FILE.md]``; needs nvcc, no GPU.
+``python -m zoo.benchmark.cuda_resources [--out FILE.md] [--sources NAME.cu ...]``; needs nvcc, no GPU.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from zoo.ops import build
 
 _ENTRY = re.compile(r"Compiling entry function '(\S+)' for 'sm_(\d+)'")
 _STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+_ROW = re.compile(r"\| (\S+\.cu) \| `(.*?)` \|")
 _USED = re.compile(r"Used (\d+) registers(?:.*?(\d+) bytes smem)?")
 
 
@@ -104,24 +105,40 @@ def table(kernels: Sequence[Kernel]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def measure_all(architectures: Sequence[int] = build.CUDA_ARCHITECTURES) -> list[Kernel]:
-    """All kernels of all CUDA sources."""
+def measure_all(sources: Sequence[Path], architectures: Sequence[int] = build.CUDA_ARCHITECTURES) -> list[Kernel]:
+    """All kernels of CUDA sources."""
     with ThreadPoolExecutor(max_workers=2) as pool:
-        results = pool.map(lambda source: measure(source, architectures), sorted((build.CSRC / "cuda").glob("*.cu")))
+        results = pool.map(lambda source: measure(source, architectures), sources)
         return [kernel for kernels in results for kernel in kernels]
+
+
+def with_rows_of_others(new: str, page: str, sources: Sequence[str]) -> str:
+    """A new table and the rows that a page has for other files than ``sources``, in order."""
+    head, *rows = new.splitlines()
+    rows += [line for line in page.splitlines() if (row := _ROW.match(line)) and row[1] not in sources]
+    found = {row.groups(): line for line in rows if (row := _ROW.match(line))}
+    return "\n".join([head, rows[0], *(found[key] for key in sorted(found))]) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line of this module."""
     parser = argparse.ArgumentParser(prog="python -m zoo.benchmark.cuda_resources", description=__doc__)
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the table here instead of the screen")
+    parser.add_argument("--sources", nargs="+", metavar="NAME.cu", help="only these; other rows of --out stay")
     options = parser.parse_args(arguments)
+    known = {path.name: path for path in sorted((build.CSRC / "cuda").glob("*.cu"))}
+    wanted = options.sources or list(known)
+    if unknown := [name for name in wanted if name not in known]:
+        parser.error(f"--sources: found {unknown}, expected some of {', '.join(known)}")
+    rows = table(measure_all([known[name] for name in wanted]))
+    if options.sources and options.out and options.out.is_file():
+        rows = with_rows_of_others(rows, options.out.read_text(), wanted)
     version = build.compiler_version(build.find_nvcc()).splitlines()[-1]
     text = (
         "# Registers and spills of the CUDA kernels\n\n"
         "Registers a thread of every kernel, static shared memory and spilled bytes where there are any, as the "
         f"compiler states them ({version}).\nThe kernels are not benchmarked on a GPU.\n\n"
-        "Command: `python -m zoo.benchmark.cuda_resources --out docs/ops/cuda_resources.md`\n\n" + table(measure_all())
+        "Command: `python -m zoo.benchmark.cuda_resources --out docs/ops/cuda_resources.md`\n\n" + rows
     )
     if options.out:
         write_text(options.out, text)
