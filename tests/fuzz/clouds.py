@@ -11,6 +11,7 @@ import trimesh
 from plyfile import PlyData, PlyElement
 
 from tests.fuzz.harness import Case, Reader
+from tests.unit.data.test_surface_files import las_file
 from zoo.data.formats import modelnet, occupancy, semantic_kitti
 from zoo.data.formats.gaussian_ply import (
     GaussianParameters,
@@ -23,6 +24,7 @@ from zoo.data.formats.point_files import read_points
 from zoo.data.formats.surface_files import read_surface
 from zoo.data.formats.velodyne import write_velodyne
 from zoo.data.mesh_occupancy import prepare_mesh
+from zoo.data.scannet import read_alignment
 from zoo.data.voxel_shapes import PackedVoxels
 
 POINTS = np.random.default_rng(0).normal(0, 5, (12, 4)).astype(np.float32)
@@ -139,6 +141,15 @@ def _mesh(suffix: str) -> Any:
     return lambda root: BOX.export(root / f"a.{suffix}")
 
 
+def _scan(root: Path) -> None:
+    numbers = " ".join(f"{value:.6f}" for value in np.eye(4).ravel())
+    (root / "scene.txt").write_text(f"sceneType = Bathroom\naxisAlignment = {numbers}\nnumColorFrames = 3\n")
+
+
+def _las(root: Path) -> None:
+    (root / "a.las").write_bytes(las_file(POINTS[:, :3] + [500_000.0, 5_000_000.0, 0.0]))
+
+
 def _text(suffix: str) -> Any:
     return lambda root: np.savetxt(root / f"a.{suffix}", POINTS[:, :3], header="x y z")
 
@@ -198,6 +209,7 @@ CLOUDS = (
         (
             *(_surface_case(suffix, "text", _text(suffix)) for suffix in ("xyz", "pts", "csv")),
             _surface_case("npy", "npy", lambda root: np.save(root / "a.npy", POINTS)),
+            _surface_case("las", "bytes", _las),
             _surface_case("npz", "npz", lambda root: np.savez(root / "a.npz", points=POINTS)),
         ),
     ),
@@ -260,6 +272,7 @@ CLOUDS = (
                 _write_occupancy,
                 lambda root: occupancy.read_boundary(root / "boundary.npz", 12),
             ),
+            Case("scannet-alignment", "scene.txt", "text", _scan, lambda root: read_alignment(root / "scene.txt")),
             Case("voxel-shapes", "shapes.npz", "npz", _write_voxels, _voxels),
         ),
     ),

@@ -29,7 +29,7 @@ def read_image(path: Path | str, downscale: int = 1) -> np.ndarray:
         raise SampleError(path, "no such image")
     try:
         with ClippedFile(path) as file, Image.open(file) as image:
-            _check_size(path, image)
+            check_size(path, image, path.stat().st_size)
             if image.mode.startswith(("I", "F")):
                 raise SampleError(
                     path, f"has the pixel format {image.mode}, expected 8 bits a channel; convert it first"
@@ -54,7 +54,7 @@ def image_size(path: Path | str) -> tuple[int, int]:
         raise SampleError(path, "no such image")
     try:
         with ClippedFile(path) as file, Image.open(file) as image:
-            _check_size(path, image)
+            check_size(path, image, path.stat().st_size)
             return image.size
     except SampleError:
         raise
@@ -62,10 +62,13 @@ def image_size(path: Path | str) -> tuple[int, int]:
         raise SampleError(path, f"not a readable image ({error})") from error
 
 
-def _check_size(path: Path, image: Image.Image) -> None:
-    """Pillow makes the picture that a header claims before it looks for the pixels."""
+def check_size(path: Path, image: Image.Image, size: int) -> None:
+    """Refuse a picture whose header claims more pixels than ``size`` bytes can hold: Pillow makes them all at once.
+
+    Raises:
+        SampleError: it does; the message names ``path``.
+    """
     width, height = image.size
-    size = path.stat().st_size
     if width * height > max(_SMALL, _PIXELS_PER_BYTE * size):
         raise SampleError(path, f"claims {width} x {height} pixels in {size} bytes; is it what it says?")
 

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from zoo.data.bad_samples import SampleError
+from zoo.data.formats.archives import ZIP_ERRORS
 from zoo.data.formats.spare import SIZE, SpareScene
+from zoo.data.image_files import check_size
 from zoo.files import atomic_path
 
 __all__ = ["SpareSubmission", "check_submission", "write_submission"]
@@ -72,7 +74,7 @@ def check_submission(
             problems += [
                 problem for name in names if name in known and (problem := _wrong_picture(archive, name, size))
             ]
-    except (OSError, zipfile.BadZipFile) as error:
+    except ZIP_ERRORS as error:
         return [f"{path}: is no readable ZIP ({error})"]
     return problems
 
@@ -101,14 +103,13 @@ def _wrong_names(names: list[str], scenes: Mapping[str, SpareScene], one_family:
 def _wrong_picture(archive: zipfile.ZipFile, name: str, size: tuple[int, int]) -> str | None:
     try:
         with Image.open(io.BytesIO(archive.read(name))) as image:
+            if image.format != "PNG" or image.mode != "RGB":
+                return f"{name}: is {image.format} with channels {image.mode}, expected PNG with RGB"
+            if image.size != size:
+                return f"{name}: has {image.size[0]} x {image.size[1]} pixels, expected {size[0]} x {size[1]}"
             image.load()
-            kind, mode, found = image.format, image.mode, image.size
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # Pillow's plug-ins and zipfile raise whatever they stumble over
         return f"{name}: is no readable picture ({error})"
-    if kind != "PNG" or mode != "RGB":
-        return f"{name}: is {kind} with channels {mode}, expected PNG with RGB"
-    if found != size:
-        return f"{name}: has {found[0]} x {found[1]} pixels, expected {size[0]} x {size[1]}"
     return None
 
 
@@ -126,7 +127,7 @@ class SpareSubmission:
         self.path = Path(path)
         try:
             self._archive = zipfile.ZipFile(self.path)
-        except (OSError, zipfile.BadZipFile) as error:
+        except ZIP_ERRORS as error:
             raise SampleError(self.path, f"is no readable ZIP ({error})") from error
 
     def picture(self, scene: SpareScene, view: int) -> Tensor:
@@ -137,7 +138,11 @@ class SpareSubmission:
         """
         name = f"{scene.name}/{scene.picture_name(view)}"
         try:
-            with Image.open(io.BytesIO(self._archive.read(name))) as image:
+            content = self._archive.read(name)
+            with Image.open(io.BytesIO(content)) as image:
+                check_size(self.path, image, len(content))
                 return torch.from_numpy(np.array(image.convert("RGB"))).float() / 255
-        except (KeyError, UnidentifiedImageError, OSError, zipfile.BadZipFile) as error:
+        except SampleError:
+            raise
+        except Exception as error:  # as above
             raise SampleError(self.path, f"{name}: missing or no picture ({error})") from error

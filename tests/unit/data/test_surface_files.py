@@ -17,7 +17,7 @@ from zoo.data.surface_cloud import SurfaceCloud, draw_queries
 POINTS = np.random.default_rng(0).random((20, 3))
 
 
-def _las(points: np.ndarray, *, minor: int = 2, kind: int = 1, width: int = 28, scale: float = 1e-4) -> bytes:
+def las_file(points: np.ndarray, *, minor: int = 2, kind: int = 1, width: int = 28, scale: float = 1e-4) -> bytes:
     """A file as the standard lays it out: the header, a gap as records of variable length leave it, the points."""
     header = bytearray(227 if minor < 4 else 375)
     begin = len(header) + 54
@@ -60,7 +60,7 @@ def test_clouds(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("minor", "kind", "width"), [(0, 0, 20), (2, 3, 34), (4, 7, 36)])
 def test_laser_scans(minor: int, kind: int, width: int, tmp_path: Path) -> None:
     places = POINTS * 50 + [500_100, 5_000_200, 30]  # metres of a map, which float32 would round
-    (tmp_path / "a.las").write_bytes(_las(places, minor=minor, kind=kind, width=width))
+    (tmp_path / "a.las").write_bytes(las_file(places, minor=minor, kind=kind, width=width))
     np.testing.assert_allclose(read_surface(tmp_path / "a.las").points, places, atol=6e-5, rtol=0)
     frame = SurfaceCloud(file=tmp_path / "a.las").points
     assert frame.shape == (20, 3)
@@ -78,7 +78,7 @@ def test_laser_scans(minor: int, kind: int, width: int, tmp_path: Path) -> None:
     ],
 )
 def test_damaged_laser_scans_are_named(change, message: str, tmp_path: Path) -> None:
-    (tmp_path / "a.las").write_bytes(change(_las(POINTS * 50 + [500_100, 5_000_200, 30])))
+    (tmp_path / "a.las").write_bytes(change(las_file(POINTS * 50 + [500_100, 5_000_200, 30])))
     with pytest.raises(SampleError, match=rf"a\.las.*{message}"):
         read_surface(tmp_path / "a.las")
 
