@@ -53,11 +53,7 @@ def test_emulated_kernels_under_sanitizers(seed, runs):
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
 
 
-# one file for each family of kernels; CONTRIBUTING has the command for all of tests/unit/ops
-CPU_TESTS = (
-    *("sparse_conv_native", "spike_conv", "kernel_map", "voxelize", "segment", "points_in_boxes", "box_nms"),
-    *("hash_encoding", "volume_rendering", "packed", "point_grid", "set_attention", "gaussians", "sparse_pool"),
-)
+CPU_TESTS = ("segment", "point_grid", "box_nms")  # what compiles quickly; CONTRIBUTING has the command for all
 
 
 def test_native_cpu_kernels_under_sanitizers():
