@@ -109,18 +109,18 @@ def test_the_card_tells_where_the_weight_is_from(folder: Path, classifier: str) 
     assert any(not torch.equal(value, raw[f"model.{name}"]) for name, value in kept.items())
 
 
-def test_another_run_may_measure_what_the_card_promises(folder: Path, classifier: str) -> None:
+def test_another_run_may_measure_what_the_card_promises(folder: Path, classifier: str, tmp_path: Path) -> None:
     run = newest_run(folder / "runs")
     weights = run / "checkpoints" / "last.ckpt"
     fewer = ("train=false", f"weights={weights}", "data.eval_batch_size=3")
     other = train_here(folder / "others", *SHAPES, *paths(folder), *fewer)
-    card = make_card(run, "e3dsnn-toy.v2", metrics=["test/accuracy"], folder=folder / "weights", measured_by=other)
+    card = make_card(run, "e3dsnn-toy.v2", metrics=["test/accuracy"], folder=tmp_path, measured_by=other)
     assert "data.eval_batch_size=3" in card.overrides
     assert card.trained["steps"] == 2
     assert "eval_batch_size" not in card.trained["command"]
     assert card.measured["test/accuracy"].value == json.loads((other / "metrics.json").read_text())["test/accuracy"]
     with pytest.raises(ValueError, match=r"was started with .*expected"):
-        make_card(run, "e3dsnn-toy.v3", metrics=["test/accuracy"], folder=folder / "weights", measured_by=run)
+        make_card(run, "e3dsnn-toy.v3", metrics=["test/accuracy"], folder=tmp_path, measured_by=run)
 
 
 def test_measured_by_name_it_gives_the_card_s_figures(
