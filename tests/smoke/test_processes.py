@@ -1,7 +1,7 @@
 """Two processes train by the command line as one does on the same global batch: 20 losses, and test figures.
 
-Networks with a kink, ReLU or spike, do so in float64: in float32 another order of sums rounds otherwise, the kink and
-Adam make much of it, and one process in float32 is as far from itself in float64 as two processes are from it.
+Networks with a kink, ReLU or spike, do so in float64: in float32 another order of sums rounds otherwise, and the kink
+and Adam make much of it.
 """
 
 from __future__ import annotations

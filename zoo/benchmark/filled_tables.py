@@ -30,7 +30,7 @@ import yaml
 
 from zoo.benchmark.record import RESULTS
 
-__all__ = ["fill_tables", "pages_with_tables"]
+__all__ = ["fill_between", "fill_tables", "pages_with_tables"]
 
 END = "<!-- end of figures -->"
 _BLOCK = re.compile(rf"<!-- figures\n(?P<wanted>.*?)\n-->\n(?P<table>.*?){re.escape(END)}", re.DOTALL)
@@ -58,6 +58,19 @@ def fill_tables(page: str, results: Path = RESULTS) -> str:
         return f"<!-- figures\n{block['wanted']}\n-->\n\n{_table(wanted, results)}\n{END}"
 
     return _BLOCK.sub(fill, page)
+
+
+def fill_between(page: str, name: Path, begin: str, end: str, table: str) -> str:
+    """The page of that name with a table between two comment lines that it holds.
+
+    Raises:
+        ValueError: It lacks one of them.
+    """
+    before, found_begin, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise ValueError(f"{name}: expected the lines {begin!r} and {end!r}, between which the table goes")
+    return f"{before}{begin}\n\n{table}\n{end}{after}"
 
 
 def _table(wanted: Any, results: Path) -> str:

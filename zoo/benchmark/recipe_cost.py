@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from zoo.benchmark.filled_tables import fill_between
 from zoo.training.configuration import compose
 
 __all__ = ["PAGE", "RECIPES", "cost_table", "fill_page"]
@@ -48,8 +49,4 @@ def fill_page(page: str) -> str:
     Raises:
         ValueError: The page has no place for it.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{PAGE}: expected the lines {BEGIN!r} and {END!r}, between which the table goes")
-    return f"{before}{BEGIN}\n\n{cost_table()}\n{END}{after}"
+    return fill_between(page, PAGE, BEGIN, END, cost_table())

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from zoo.benchmark.filled_tables import fill_between
 from zoo.benchmark.record import RESULTS
 
 __all__ = ["PAGE", "fill_page", "twin_table"]
@@ -28,11 +29,7 @@ def fill_page(page: str, results: Path = RESULTS) -> str:
     Raises:
         ValueError: The page lacks one of them.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{PAGE}: expected the lines {BEGIN!r} and {END!r}, between which the table goes")
-    return f"{before}{BEGIN}\n\n{twin_table(results)}\n{END}{after}"
+    return fill_between(page, PAGE, BEGIN, END, twin_table(results))
 
 
 def twin_table(results: Path = RESULTS) -> str:

@@ -48,6 +48,15 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> OccupancySet:
     return found
 
 
+def test_test_shapes_have_surface_points_of_their_own_number(solids: OccupancySet, rooms: OccupancySet) -> None:
+    for source in (solids, rooms):
+        counts = {
+            split: {len(shape.read(np.random.default_rng(0)).cloud) for shape in source.shapes(split)}
+            for split in ("train", "val", "test")
+        }
+        assert counts == {"train": {500}, "val": {500}, "test": {700}}
+
+
 def test_surface_points_lie_on_the_surface_evenly() -> None:
     rng = np.random.default_rng(0)
     points, normals = sample_field_surface(sphere([0.1, 0, 0], 0.4), [-1] * 3, [1] * 3, 4000, rng)

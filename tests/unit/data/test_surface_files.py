@@ -73,6 +73,7 @@ def test_laser_scans(minor: int, kind: int, width: int, tmp_path: Path) -> None:
         (lambda data: data[:100], "header"),
         (lambda data: data[:104] + bytes([data[104] | 128]) + data[105:], "compressed"),
         (lambda data: data[:25] + bytes([9]) + data[26:], r"version 1\.9"),
+        (lambda data: data[:96] + struct.pack("<I", 40) + data[100:], "from byte 40 on"),
         (lambda data: data[:131] + bytes(8) + data[139:], "damaged"),
         (lambda data: data[:107] + bytes(4) + data[111:], "0 finite points"),
     ],

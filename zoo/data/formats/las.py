@@ -62,6 +62,8 @@ def _read_header(path: Path, data: bytes) -> _Header:
     if minor == 4 and len(data) >= _LARGE_HEADER:
         (count,) = struct.unpack_from("<Q", data, 247)
     numbers = np.array(struct.unpack_from("<6d", data, 131))
-    if width < _XYZ.itemsize or not np.isfinite(numbers).all() or not (numbers[:3] > 0).all():
-        raise SampleError(path, f"records of {width} bytes with scales {numbers[:3].tolist()}: the header is damaged")
+    if begin < _LEGACY_HEADER or width < _XYZ.itemsize or not np.isfinite(numbers).all() or not (numbers[:3] > 0).all():
+        raise SampleError(
+            path, f"records of {width} bytes from byte {begin} on, scales {numbers[:3].tolist()}: its header is damaged"
+        )
     return _Header(begin, width, count, numbers[:3], numbers[3:])
