@@ -97,8 +97,7 @@ class VoxelPretrainingTask(LightningModule):
         for number in range(min(count, self.max_pictures - len(self._pictures))):
             cells = batch.grid_coord[batch.point_batch == number]
             masked = hidden[number][(cells // self.model.patch).unbind(1)]
-            found = (result.occupancy[number] > 0).nonzero()
-            found = found[hidden[number][(found // self.model.patch).unbind(1)]]
+            found = result.likeliest(number, int(masked.sum()))
             seen, blue = cells[~masked], torch.tensor([0.1, 0.3, 0.9])
             joined = torch.cat([seen, found])
             colors = torch.cat([torch.full((len(seen), 3), 0.5), blue.expand(len(found), 3)])
@@ -119,5 +118,8 @@ class VoxelPretrainingTask(LightningModule):
         """Clouds: whole, what the network saw, and with what it put into the hidden patches (blue)."""
         if not self._pictures:
             return []
-        text = "Left all voxels, in the middle the visible ones, on the right with those found in hidden patches, blue."
+        text = (
+            "Left all voxels, in the middle the visible ones, on the right these and, in blue, the likeliest voxels of "
+            "hidden patches, as many as were hidden."
+        )
         return [ReportSection("Reconstructions", text, pictures=self._pictures)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -97,6 +98,22 @@ def test_targets_of_a_small_scene() -> None:
     logits = model(x, visible).occupancy
     assert logits[0, :2, :2, :2].flatten().tolist() == list(range(8))
     assert logits[0, 1, 0, 1] == logits[0, 3, 2, 3] == 5.0
+
+
+def test_the_likeliest_voxels_lie_in_hidden_patches() -> None:
+    model, x = make_model().eval(), make_voxels()
+    result = model(x, sample_patch_mask(model.occupied_patches(x), 0.6, torch.Generator().manual_seed(3)))
+    logits, found = result.occupancy[1].detach(), result.likeliest(1, 20)
+    patch = model.patch
+    assert found.shape == (20, 3)
+    assert not result.visible[1][(found // patch).unbind(1)].any()
+    hidden = [
+        (float(logits[cell]), cell)
+        for cell in np.ndindex(*logits.shape)
+        if not result.visible[1][tuple(index // patch for index in cell)]
+    ]
+    assert {tuple(cell.tolist()) for cell in found} == {cell for _, cell in sorted(hidden, reverse=True)[:20]}
+    assert len(result.likeliest(1, 10**6)) == len(hidden)
 
 
 def test_it_learns_and_every_parameter_gets_a_gradient() -> None:

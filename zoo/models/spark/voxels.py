@@ -69,6 +69,18 @@ class VoxelReconstruction(NamedTuple):
     visible: Tensor  # (B, X / P, Y / P, Z / P) bool
     levels: list[SparseTensor]  # of the encoder, finest first
 
+    def likeliest(self, sample: int, count: int) -> Tensor:
+        """The voxels ``(count, 3)`` of one cloud's hidden patches with the highest logits; fewer where there are fewer.
+
+        The loss weighs occupied and empty voxels the same in sum, so that a logit of 0 is no threshold: of the few
+        occupied voxels' neighbours most would lie above it.
+        """
+        logits = self.occupancy[sample]
+        shown = _repeat(self.visible[sample : sample + 1], len(logits) // len(self.visible[sample]))[0]
+        count = min(count, int((~shown).sum()))
+        best = logits.masked_fill(shown, -torch.inf).flatten().topk(count).indices
+        return torch.stack(torch.unravel_index(best, logits.shape), dim=1)
+
 
 def _repeat(mask: Tensor, times: int) -> Tensor:
     for axis in range(1, 4):
