@@ -23,6 +23,8 @@ PREDICTORS = {  # the task of a run, and the module that predicts with what it t
     "zoo.tasks.detection.DetectionTask": "zoo.training.predict_boxes",
     "zoo.tasks.grid_pull.GridPullTask": "zoo.training.predict_surface",
     "zoo.tasks.occupancy.OccupancyTask": "zoo.training.predict_occupancy",
+    "zoo.tasks.voxel_classification.VoxelClassificationTask": "zoo.training.predict_points",
+    "zoo.tasks.point_segmentation.PointSegmentationTask": "zoo.training.predict_points",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.data.bad_samples import SampleError
+from zoo.files import atomic_path
 
-__all__ = ["check_ply", "read_ply_vertices"]
+__all__ = ["check_ply", "read_ply_vertices", "write_ply_vertices"]
 
 _SIZES = {
     **dict.fromkeys(("char", "uchar", "int8", "uint8"), 1),
@@ -76,3 +78,20 @@ def read_ply_vertices(path: Path | str) -> dict[str, NDArray[Any]]:
     if vertices.dtype.hasobject:
         raise SampleError(path, "its vertices have lists as properties, expected numbers")
     return {name: np.asarray(vertices[name]) for name in vertices.dtype.names or ()}
+
+
+def write_ply_vertices(path: Path | str, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Write vertices without faces, binary and little-endian.
+
+    Args:
+        path: The file.
+        columns: The numbers of each vertex by the name of the property, ``(N,)`` each.
+    """
+    from plyfile import PlyData, PlyElement
+
+    length = len(next(iter(columns.values())))
+    rows = np.empty(length, dtype=[(name, values.dtype) for name, values in columns.items()])
+    for name, values in columns.items():
+        rows[name] = values
+    with atomic_path(Path(path)) as temporary:
+        PlyData([PlyElement.describe(rows, "vertex")], byte_order="<").write(str(temporary))
