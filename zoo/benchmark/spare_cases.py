@@ -18,7 +18,7 @@ METHODS = {  # recipes of the tables by experiment
 }
 SCENES = ("House", "Truck", "Robot", "Rocket", "Rings", "Castle")
 TABLES = ("track1", "track2", "ablation", "fox")
-RESERVE = 15.0  # seconds of a run for what comes before its first step, as matching
+RESERVE = 45.0  # seconds of a run for what comes before its first step, as matching
 STEPS = {"spare_gaussians_random": 30_000, "spare_gaussians_hull": 30_000}  # published; time ends these before
 FIELD_CHANGES = {  # one at a time: what is on is switched off, what is off on
     "without distortion": ("task.terms.distortion=null",),
@@ -26,23 +26,27 @@ FIELD_CHANGES = {  # one at a time: what is on is switched off, what is off on
     "without silhouette": ("task.terms.silhouette=null",),
     "without entropy": ("task.terms.entropy=null",),
     "without depth smoothness": ("task.terms.depth_smoothness=null",),
+    "without matched depth": ("task.terms.matched_depth=null",),
+    "without matching": ("task.terms.matched_depth=null", "task.matching=null"),
     "without carving": ("task.carve=false",),
     "without level schedule": ("model.level_schedule=null",),
-    "black instead of random background": ("task.background=black",),
 }
+_HULL = "task.beginning.parts.hull={_target_:zoo.models.point_seeds.beginnings.HullBeginning,most:%d}"
+_SWEPT = "task.beginning.parts.swept={_target_:zoo.models.point_seeds.beginnings.MatchedBeginning,most:15000}"
+_CONSISTENCY = "{_target_:zoo.tasks.gaussian_terms.BinocularConsistency,weight:0.2,shift:0.1}"
 GAUSSIAN_CHANGES = {
     "without silhouette": ("task.terms.silhouette=null",),
     "without elongation": ("task.terms.elongation=null",),
+    "without matched depth": ("task.terms.matched_depth=null",),
     "without depth smoothness": ("task.terms.depth_smoothness=null",),
-    "without consistency": ("task.terms.consistency=null",),
+    "with consistency": (f"task.terms.consistency={_CONSISTENCY}",),
     "without opacity decay": ("task.opacity_decay=null",),
     "without carving": ("task.carve=false",),
     "without densification": ("task.densification=null",),
-    "without matched points": ("task.beginning.parts.matched=null", "task.beginning.parts.hull.most=20000"),
-    "without points of the hull": ("task.beginning.parts.hull=null",),
+    "planes that face the camera": ("task.beginning.parts.surface=null", _SWEPT, _HULL % 5_000),
+    "without matched points": ("task.beginning.parts.surface=null", _HULL % 20_000),
+    "without points of the hull": ("task.beginning.parts.surface.fill=0",),
     "black instead of random background": ("task.background=black",),
-    "with size": ("task.terms.size={_target_:zoo.tasks.gaussian_terms.Size,weight:5.0e-3}",),
-    "with opacity": ("task.terms.opacity={_target_:zoo.tasks.gaussian_terms.Opacity,weight:1.0e-3}",),
 }
 CHANGES = {"spare_field": FIELD_CHANGES, "spare_gaussians": GAUSSIAN_CHANGES}
 _CAPTURE = ("data=fox", "data.views=9", "data.undistort=true", "data.downscale=2")
@@ -55,12 +59,12 @@ _OPAQUE_FIELD = (  # a capture without silhouettes: the box of the fox is 4 wide
 _NO_SILHOUETTE = ("data.silhouette=masks", "~data.silhouette")  # Hydra deletes nothing that is null
 FOX_CHANGES = {
     "spare_gaussians": (
-        "~data.silhouette", "task.carve=false", "task.terms.silhouette=null", "task.beginning.parts.hull=null",
-        "task.beginning.parts.matched.in_hull=false", "task.terms.consistency.shift=0.2",
+        "~data.silhouette", "task.carve=false", "task.terms.silhouette=null", "task.matching.in_hull=false",
+        "task.beginning.parts.surface.fill=0",
     ),
     "spare_field": (
-        *_OPAQUE_FIELD, "task.carve=false", "task.terms.silhouette=null", "task.terms.distortion.unit=4.0",
-        "task.terms.occlusion.distance=0.4",
+        "~data.silhouette", *_OPAQUE_FIELD, "task.carve=false", "task.terms.silhouette=null",
+        "task.terms.distortion.unit=4.0", "task.terms.occlusion.distance=0.4", "task.matching.in_hull=false",
     ),
     "spare_field_plain": (*_NO_SILHOUETTE, *_OPAQUE_FIELD, "task.background=random_per_ray"),
     "spare_gaussians_random": _NO_SILHOUETTE,

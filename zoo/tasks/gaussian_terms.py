@@ -21,6 +21,7 @@ __all__ = [
     "Elongation",
     "GaussianStep",
     "GaussianTerm",
+    "MatchedDepth",
     "Opacity",
     "Silhouette",
     "Size",
@@ -41,6 +42,7 @@ class GaussianStep(NamedTuple):
     background: Tensor  # (3,)
     generator: torch.Generator
     inverse_depth: Tensor | None = None  # (H, W) supplied
+    matched_depth: Tensor | None = None  # (H, W) z of `task.matching`, 0 where unknown
 
 
 class GaussianTerm(WeightedTerm[GaussianStep]):
@@ -155,6 +157,32 @@ class BinocularConsistency(GaussianTerm):
         counts = ((opacity > 0.5) & (u > 0) & (u < width)).detach()
         difference = (warped - rendered.target).abs().mean(-1) * counts
         return difference.sum() / counts.sum().clamp_min(1)
+
+
+class MatchedDepth(GaussianTerm):
+    """Depth is that of the matched surface: mean ``|z / z_matched - 1|``, at most ``most``; needs ``task.matching``.
+
+    Args:
+        weight: Its weight.
+        most: Differences count up to this one, so that a wrong match does not tear a surface.
+        start: First step with it.
+        end: First step without it.
+    """
+
+    needs_depth = True
+
+    def __init__(self, *, weight: float, most: float = 0.1, start: int = 0, end: int | None = None) -> None:
+        super().__init__(weight=weight, start=start, end=end)
+        self.most = most
+
+    def loss(self, rendered: GaussianStep) -> Tensor:
+        """Mean over pixels with a match that show something."""
+        assert rendered.view.depth is not None
+        if rendered.matched_depth is None:
+            raise ValueError("terms: MatchedDepth needs matches; set task.matching")
+        counts = (rendered.matched_depth > 0) & (rendered.view.alpha[0].detach() > 0.5)
+        ratio = rendered.view.depth[0][counts] / rendered.matched_depth[counts]
+        return (ratio - 1).abs().clamp_max(self.most).sum() / counts.sum().clamp_min(1)
 
 
 class DepthCorrelation(GaussianTerm):

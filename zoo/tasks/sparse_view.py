@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from zoo.data.cameras import Cameras, Rays
-from zoo.data.posed_images import RayBatch, step_generator
+from zoo.data.posed_images import PosedImages, RayBatch, step_generator
 from zoo.data.unseen_poses import unseen_poses
 from zoo.metrics.spare_scores import SpareScores
+from zoo.models.point_seeds.matched_surface import MatchedSurface, SurfaceMatching
 from zoo.models.point_seeds.visual_hull import inside_hull
 from zoo.rendering.backgrounds import background_colors
 from zoo.rendering.field_renderer import RenderedRays
 from zoo.tasks.radiance_field import RadianceFieldTask
-from zoo.tasks.sparse_view_terms import DepthRanking, SparseViewTerm, StepRays
+from zoo.tasks.sparse_view_terms import DepthRanking, MatchedDepth, SparseViewTerm, StepRays
 
 __all__ = ["SparseViewTask"]
 
@@ -31,6 +32,8 @@ class SparseViewTask(RadianceFieldTask):
         carve: Whether cells outside of the silhouettes' visual hull are left out of the occupancy grid from the start;
             it needs photographs with alpha.
         carve_margin: Pixels by which the silhouettes are widened for it.
+        matching: Matches the photographs; cells that lie in front of what it finds are left out of the grid as well.
+            None: no matching.
         unseen_patches: Patches of unseen views in each step, where a term needs them.
         patch: Their side in pixels.
         pose_jitter: Deviation of what unseen views look at, see `zoo.data.unseen_poses`.
@@ -49,6 +52,7 @@ class SparseViewTask(RadianceFieldTask):
         terms: Mapping[str, SparseViewTerm | None],
         carve: bool = False,
         carve_margin: int = 2,
+        matching: SurfaceMatching | None = None,
         unseen_patches: int = 4,
         patch: int = 8,
         pose_jitter: float = 0.125,
@@ -62,9 +66,10 @@ class SparseViewTask(RadianceFieldTask):
                 "least 1, 2 and 0"
             )
         self.terms = {name: term for name, term in terms.items() if term is not None}
-        self.carve, self.carve_margin = carve, carve_margin
+        self.carve, self.carve_margin, self.matching = carve, carve_margin, matching
         self.unseen_patches, self.patch, self.pose_jitter = unseen_patches, patch, pose_jitter
         self._inverse_depths: Tensor | None = None
+        self._distances: Tensor | None = None
 
     def on_train_start(self) -> None:
         """Carve the occupancy grid, once: a resumed run has it in its state."""
@@ -72,8 +77,27 @@ class SparseViewTask(RadianceFieldTask):
         images = self.images("train")
         if any(term.needs == "ranked" for term in self.terms.values()):
             self._inverse_depths = self._supplied_depth()
-        if not self.carve or self.global_step > 0:
+        surface = self._match(images)
+        if self.global_step > 0:
             return
+        if surface is not None:
+            self.renderer.occupancy.exclude_cells(lambda points: ~surface.is_empty(points.cpu()).to(points.device))
+        if self.carve:
+            self._carve(images)
+
+    def _match(self, images: PosedImages) -> MatchedSurface | None:
+        """The matched surface, where it is needed: a resumed run has the grid, but no distances."""
+        if not any(isinstance(term, MatchedDepth) for term in self.terms.values()):
+            if self.matching is None or self.global_step > 0:
+                return None
+        elif self.matching is None:
+            raise ValueError("task.matching: found null, which terms.matched_depth needs")
+        aabb = self.trainer.datamodule.aabb  # pyright: ignore[reportAttributeAccessIssue]
+        surface = self.matching(images.to("cpu"), aabb, seed=self.seed)
+        self._distances = surface.distance_maps()
+        return surface
+
+    def _carve(self, images: PosedImages) -> None:
         if not images.has_alpha:
             raise ValueError("carve: the photographs have no alpha to carve with; set data.silhouette, or carve=false")
         cameras, masks = images.cameras, images.images[..., 3] >= 128
@@ -100,11 +124,19 @@ class SparseViewTask(RadianceFieldTask):
             step, rendered, rays.rgba[:, 3],
             self._render_unseen(step) if "unseen" in needs else None, self.patch,
             self._render_ranked(step, active) if "ranked" in needs else None,
+            self._matched_along(rays),
         )  # fmt: skip
         losses = {name: term(found) for name, term in active.items()}
         if (step + 1) % self.log_every == 0:
             self.log_dict({f"train/{name}": loss.detach() for name, loss in losses.items()}, sync_dist=True)
         return torch.stack(list(losses.values())).sum()
+
+    def _matched_along(self, rays: RayBatch) -> Tensor | None:
+        if self._distances is None:
+            return None
+        where = self._distances.device
+        index, pixels = rays.image_index.to(where), rays.pixels.to(where)
+        return self._distances[index, pixels[:, 1], pixels[:, 0]].to(self.device)
 
     def _render_unseen(self, step: int) -> RenderedRays:
         """Patches of neighbouring pixels in views that nobody took."""

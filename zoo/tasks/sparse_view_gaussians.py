@@ -18,11 +18,12 @@ from zoo.losses.photometric import l1_dssim_loss
 from zoo.metrics.spare_scores import SpareScores
 from zoo.models.gaussians.densification import DefaultDensification, MCMCDensification
 from zoo.models.gaussians.scene import GaussianLearningRates, GaussianScene, ViewStatistics, camera_extent
-from zoo.models.point_seeds.beginnings import Beginning, silhouettes
-from zoo.models.point_seeds.visual_hull import inside_hull
+from zoo.models.point_seeds.beginnings import Beginning
+from zoo.models.point_seeds.matched_surface import MatchedSurface, SurfaceMatching
+from zoo.models.point_seeds.visual_hull import inside_hull, silhouettes
 from zoo.rendering.backgrounds import BackgroundKind, background_colors, composite
 from zoo.rendering.field_renderer import RenderedImage
-from zoo.tasks.gaussian_terms import GaussianStep, GaussianTerm
+from zoo.tasks.gaussian_terms import GaussianStep, GaussianTerm, MatchedDepth
 from zoo.tasks.view_task import ViewTask
 
 __all__ = ["SparseViewGaussiansTask"]
@@ -51,6 +52,7 @@ class SparseViewGaussiansTask(ViewTask):
         densification: How the number of Gaussians changes; None: it stays.
         absolute_gradients: Whether growth looks at absolute gradients of the places in the picture.
         opacity: Of the first Gaussians.
+        flatness: Deviation of the first Gaussians along the normals of their points, where the beginning knows them.
         random_rotations: Whether the first Gaussians have random rotations.
         dssim_weight: w.
         background: Behind training views; transparent pixels are composited over it as well.
@@ -58,6 +60,8 @@ class SparseViewGaussiansTask(ViewTask):
         carve: Whether Gaussians outside of the silhouettes' visual hull, or seen by one view only, are dropped.
         carve_margin: Pixels by which the silhouettes are widened for it.
         carve_every: Steps between two looks.
+        matching: Matches the photographs; with ``carve`` Gaussians in front of what it finds are dropped as well. None:
+            no matching.
         seed: Of the order of views, backgrounds, points and what the terms draw.
         log_every: Steps between two rows of training metrics.
         ply: File of the run folder that the Gaussians are written to at the end; None: none.
@@ -80,6 +84,7 @@ class SparseViewGaussiansTask(ViewTask):
         densification: DefaultDensification | MCMCDensification | None = None,
         absolute_gradients: bool = False,
         opacity: float = 0.1,
+        flatness: float = 0.2,
         random_rotations: bool = False,
         dssim_weight: float = 0.2,
         background: BackgroundKind = "black",
@@ -87,6 +92,7 @@ class SparseViewGaussiansTask(ViewTask):
         carve: bool = False,
         carve_margin: int = 2,
         carve_every: int = 100,
+        matching: SurfaceMatching | None = None,
         seed: int = 0,
         log_every: int = 50,
         ply: str | None = "gaussians.ply",
@@ -104,10 +110,13 @@ class SparseViewGaussiansTask(ViewTask):
         self.terms = {name: term for name, term in (terms or {}).items() if term is not None}
         self.learning_rates, self.densification = learning_rates or GaussianLearningRates(), densification
         self.absolute_gradients, self.opacity, self.random_rotations = absolute_gradients, opacity, random_rotations
-        self.dssim_weight, self.opacity_decay = dssim_weight, opacity_decay
+        self.dssim_weight, self.opacity_decay, self.flatness = dssim_weight, opacity_decay, flatness
         self.background: BackgroundKind = background
         self.carve, self.carve_margin, self.carve_every = carve, carve_margin, carve_every
         self.seed, self.log_every, self.ply = seed, log_every, ply
+        self.matching = matching
+        self._surface: MatchedSurface | None = None
+        self._matched: Tensor | None = None
         self._statistics: ViewStatistics | None = None
         self._inverse_depths: Tensor | None = None
 
@@ -117,6 +126,8 @@ class SparseViewGaussiansTask(ViewTask):
             raise ValueError(f"trainer: found {self.trainer.world_size} processes, expected 1 for Gaussians")
         supply = getattr(self.trainer.datamodule, "inverse_depths", None)  # pyright: ignore[reportAttributeAccessIssue]
         self._inverse_depths = None if supply is None else supply()
+        if any(isinstance(term, MatchedDepth) for term in self.terms.values()):
+            self._matched = self._matched_surface().depth_maps()
 
     def configure_optimizers(self) -> Any:
         """A group for each parameter; a scene without Gaussians begins here (a resumed one has its own by now)."""
@@ -135,8 +146,9 @@ class SparseViewGaussiansTask(ViewTask):
         if not len(points.points):
             raise ValueError(f"beginning: {type(self.beginning).__name__} found no point to begin with")
         self.model.initialize_from_points(
-            points.points, points.colors, opacity=self.opacity, random_rotations=self.random_rotations
-        )
+            points.points, points.colors, normals=points.normals, flatness=self.flatness, opacity=self.opacity,
+            random_rotations=self.random_rotations,
+        )  # fmt: skip
         log.info("%d Gaussians to begin with", len(self.model))
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
@@ -155,8 +167,9 @@ class SparseViewGaussiansTask(ViewTask):
         target = composite(rgba, background)
         color_loss = l1_dssim_loss(view.image[0], target, self.dssim_weight)
         depth = None if self._inverse_depths is None else self._inverse_depths[index].to(self.device)
+        matched = None if self._matched is None else self._matched[index].to(self.device)
         found = GaussianStep(
-            step, self.model, images.cameras, index, view, target, rgba[..., 3], background, generator, depth
+            step, self.model, images.cameras, index, view, target, rgba[..., 3], background, generator, depth, matched
         )
         losses = {name: term(found) for name, term in active.items()}
         loss = color_loss + sum(losses.values())
@@ -187,7 +200,17 @@ class SparseViewGaussiansTask(ViewTask):
         images = self.images("train")
         means = self.model.rows["means"].detach().to(images.images.device)
         inside = inside_hull(means, images.cameras, silhouettes(images), margin=self.carve_margin, least_views=2)
+        if self.matching is not None:
+            inside &= ~self._matched_surface().is_empty(means.cpu()).to(inside.device)
         self.model.drop(~inside.to(self.device), [optimizer])
+
+    def _matched_surface(self) -> MatchedSurface:
+        if self.matching is None:
+            raise ValueError("task.matching: found null, which terms.matched_depth needs")
+        if self._surface is None:
+            data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+            self._surface = self.matching(self.images("train").to("cpu"), data.aabb, seed=self.seed)
+        return self._surface
 
     def on_train_end(self) -> None:
         """Write the Gaussians where viewers can open them."""

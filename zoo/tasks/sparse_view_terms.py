@@ -21,6 +21,7 @@ __all__ = [
     "DepthSmoothness",
     "Distortion",
     "Entropy",
+    "MatchedDepth",
     "Occlusion",
     "Silhouette",
     "SparseViewTerm",
@@ -39,6 +40,7 @@ class StepRays(NamedTuple):
     unseen: RenderedRays | None = None  # B P P rays, patch by patch, row by row
     patch: int = 0  # P
     ranked: RenderedRays | None = None  # 4 K rays: nearer, farther, and a neighbour of each
+    matched: Tensor | None = None  # (M,) distance of the matched surface along training rays, 0 where unknown
 
 
 class SparseViewTerm(WeightedTerm[StepRays]):
@@ -100,6 +102,28 @@ class Silhouette(SparseViewTerm):
         """Mean over training rays."""
         opacity = rendered.training.opacity.clamp(1e-4, 1 - 1e-4)
         return torch.nn.functional.binary_cross_entropy(opacity, rendered.alpha)
+
+
+class MatchedDepth(SparseViewTerm):
+    """Rays end at the matched surface: mean ``|d / d_matched - 1|``, at most ``most``; needs ``task.matching``.
+
+    Args:
+        weight: Its weight.
+        most: Differences count up to this one, so that a wrong match does not tear a surface.
+        start: First step with it.
+        end: First step without it.
+    """
+
+    def __init__(self, *, weight: float, most: float = 0.1, start: int = 0, end: int | None = None) -> None:
+        super().__init__(weight=weight, start=start, end=end)
+        self.most = most
+
+    def loss(self, rendered: StepRays) -> Tensor:
+        """Mean over training rays with a match that are stopped."""
+        assert rendered.matched is not None
+        counts = (rendered.matched > 0) & (rendered.training.opacity.detach() > 0.5)
+        ratio = rendered.training.depth[counts] / rendered.matched[counts]
+        return (ratio - 1).abs().clamp_max(self.most).sum() / counts.sum().clamp_min(1)
 
 
 class Entropy(SparseViewTerm):

@@ -11,6 +11,7 @@ from zoo.data.cameras import Cameras
 from zoo.data.formats.gaussian_ply import read_gaussian_ply, write_gaussian_ply
 from zoo.models.gaussians.densification import DefaultDensification, MCMCDensification, relocation
 from zoo.models.gaussians.scene import GaussianLearningRates, GaussianScene, camera_extent
+from zoo.ops.gaussian_projection import gaussian_covariances
 
 GROWING = DefaultDensification(
     start=0, stop=100, every=5, grow_gradient=2e-5, grow_scale=0.06, reset_every=12, prune_opacity=0.02
@@ -67,6 +68,20 @@ def test_beginning_at_points():
     camera = Cameras(torch.eye(4)[None], torch.tensor([[9.0, 9.0, 0.5, 0.5]]), width=1, height=1)
     one.initialize_from_points(torch.tensor([[0.0, 0.0, 1.0]]), colors[:1], opacity=0.5)
     torch.testing.assert_close(one.render(camera).image[0, 0, 0], 0.5 * colors[0])
+
+
+def test_known_normals_begin_as_discs():
+    normals = torch.nn.functional.normalize(torch.tensor([[1.0, 2, 3], [0.3, -1, -0.4], [0, 0, -1]]), dim=-1)
+    normals = torch.cat((normals, torch.zeros(1, 3)))
+    scene = GaussianScene(sh_degree=0)
+    scene.initialize_from_points(torch.rand(4, 3), normals=normals, flatness=0.1)
+    rows = scene.values()
+    covariances = gaussian_covariances(rows["quats"], rows["scales"].exp())
+    wide, flat = rows["scales"][:, 0].exp(), rows["scales"][:3, 2].exp()
+    torch.testing.assert_close(flat, 0.1 * wide[:3])
+    along = (covariances[:3] @ normals[:3, :, None])[..., 0]
+    torch.testing.assert_close(along, normals[:3] * flat[:, None] ** 2)
+    torch.testing.assert_close(covariances[3], torch.eye(3) * wide[3] ** 2)
 
 
 def test_bands_open_one_after_the_other():

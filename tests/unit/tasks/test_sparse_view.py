@@ -13,7 +13,7 @@ from zoo.models.hollownerf import HollowNeRF
 from zoo.models.layers.coarse_to_fine import LevelSchedule, level_weights
 from zoo.models.layers.occupancy_grid import OccupancyGrid
 from zoo.rendering.field_renderer import RenderedRays
-from zoo.tasks.sparse_view_terms import DepthRanking, DepthSmoothness, Distortion, Silhouette, StepRays
+from zoo.tasks.sparse_view_terms import DepthRanking, DepthSmoothness, Distortion, MatchedDepth, Silhouette, StepRays
 
 
 def rendered(depth: torch.Tensor, opacity: torch.Tensor) -> RenderedRays:
@@ -44,6 +44,13 @@ def test_silhouette_and_smoothness() -> None:
     rays = StepRays(0, patch, ones, unseen=patch, patch=2)
     assert float(DepthSmoothness(weight=1.0, by_opacity=False)(rays)) == pytest.approx(5)
     assert float(DepthSmoothness(weight=1.0)(rays)) == pytest.approx(2.5)
+
+
+def test_matched_depth_counts_where_it_is_known_and_something_is_seen() -> None:
+    rays = rendered(torch.tensor([1.1, 5.0, 1.0, 1.0]), torch.tensor([1.0, 1, 1, 0.1]))
+    matched = torch.tensor([1.0, 1.0, 0.0, 3.0])
+    loss = MatchedDepth(weight=2.0, most=0.3)(StepRays(0, rays, torch.ones(4), matched=matched))
+    assert float(loss) == pytest.approx(2 * (0.1 + 0.3) / 2)
 
 
 def test_ranked_pairs_have_the_order_of_the_supplied_depth_and_near_neighbours() -> None:

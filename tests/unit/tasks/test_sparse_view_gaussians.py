@@ -20,6 +20,7 @@ from zoo.tasks.gaussian_terms import (
     DepthCorrelation,
     Elongation,
     GaussianStep,
+    MatchedDepth,
     Opacity,
     Silhouette,
     Size,
@@ -30,8 +31,8 @@ from zoo.training.trained_field import open_trained_field
 
 GROWING = (
     "task.densification.start=1", "task.densification.every=3", "task.densification.grow_gradient=1e-5",
-    "task.densification.stop=12", "model.sh_every=0", "task.terms.consistency.start=2", "task.log_every=1",
-    "task.carve_every=4",
+    "task.densification.stop=12", "model.sh_every=0", "task.log_every=1", "task.carve_every=4",
+    "task.terms.consistency={_target_:zoo.tasks.gaussian_terms.BinocularConsistency,weight:0.2,shift:0.1,start:2}",
 )  # fmt: skip
 
 
@@ -107,6 +108,18 @@ def test_supplied_depth_is_asked_for_and_followed() -> None:
         term(found)
 
 
+def test_matched_depth_is_followed_where_it_is_known() -> None:
+    found, term = step_of(wall()), MatchedDepth(weight=1.0, most=0.2)
+    assert found.view.depth is not None
+    matched = found.view.depth[0].detach().clone()
+    matched[:12] *= 1.05
+    matched[12:] = 0
+    assert value(term(step_of(wall(), matched_depth=matched))) == pytest.approx(1 - 1 / 1.05, rel=1e-3)
+    assert value(term(step_of(wall(), matched_depth=2 * matched))) == pytest.approx(0.2)
+    with pytest.raises(ValueError, match=r"set task\.matching"):
+        term(found)
+
+
 def test_only_the_means_slow_down() -> None:
     optimizer = torch.optim.Adam(wall().parameter_groups())
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -145,7 +158,8 @@ def test_a_growing_run_resumes_bitwise(tmp_path: Path) -> None:
         assert not differences(a[part], b[part])
     assert len(read_gaussian_ply(parts / "gaussians.ply").means) == count
     header = (whole / "metrics.csv").read_text()
-    assert all(f"train/{name}" in header for name in ("silhouette", "gaussians", "consistency", "depth_smoothness"))
+    terms = ("silhouette", "consistency", "depth_smoothness", "matched_depth")
+    assert all(f"train/{name}" in header for name in (*terms, "gaussians"))
     assert "psnr_m" in (whole / "metrics.json").read_text()
 
     cfg = compose([f"ckpt={parts}", "views=orbit", "num_frames=2", f"output={tmp_path}/orbit"], config_name="render")

@@ -158,13 +158,22 @@ class GaussianScene(nn.Module):
         self._reset_statistics()
 
     def initialize_from_points(
-        self, points: Tensor, colors: Tensor | None = None, *, opacity: float = 0.1, random_rotations: bool = False
+        self,
+        points: Tensor,
+        colors: Tensor | None = None,
+        *,
+        normals: Tensor | None = None,
+        flatness: float = 0.2,
+        opacity: float = 0.1,
+        random_rotations: bool = False,
     ) -> None:
-        """One round Gaussian at each point, as large as the root mean squared distance to its three neighbours.
+        """One Gaussian at each point, as large as the root mean squared distance to its three neighbours.
 
         Args:
             points: ``(N, 3)``.
             colors: ``(N, 3)`` in [0, 1]; None: grey.
+            normals: ``(N, 3)`` of the surface, of length 1, or 0 where it is not known; None: all are round.
+            flatness: Deviation along a known normal, as a share of the others.
             opacity: Of each.
             random_rotations: Start with random quaternions (gsplat), else with none (the first implementation).
         """
@@ -177,10 +186,15 @@ class GaussianScene(nn.Module):
         quats = torch.tensor([1.0, 0, 0, 0]).expand(count, 4)
         if random_rotations:
             quats = torch.randn(count, 4, generator=generator)
+        scales = spread.log()[:, None].repeat(1, 3)
+        if normals is not None:
+            known = normals.norm(dim=-1) > 0.5
+            scales[known, 2] += math.log(flatness)
+            quats = torch.where(known[:, None], _turned_to(normals), quats)
         shades = torch.full((count, 3), 0.5) if colors is None else colors
         self.set_rows(
             GaussianParameters(
-                means=points, scales=spread.log()[:, None].expand(-1, 3), quats=quats,
+                means=points, scales=scales, quats=quats,
                 opacities=torch.full((count,), math.log(opacity / (1 - opacity))),
                 sh0=((shades - 0.5) / SH_C0)[:, None], shN=torch.zeros(count, 0, 3),
             )
@@ -357,6 +371,12 @@ class GaussianScene(nn.Module):
                 value.data = value.data.new_zeros((len(means), *value.shape[1:]))
             self._reset_statistics()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _turned_to(normals: Tensor) -> Tensor:
+    """Quaternions ``(N, 4)`` that turn the z axis to normals or their opposites, whichever is nearer."""
+    x, y, z = torch.where(normals[:, 2:] < 0, -normals, normals).unbind(-1)
+    return torch.nn.functional.normalize(torch.stack((1 + z, -y, x, torch.zeros_like(z)), -1), dim=-1)
 
 
 def _parameter(rows: nn.ParameterDict, name: str) -> nn.Parameter:

@@ -15,7 +15,7 @@ from zoo.data.formats.gaussian_ply import SH_C0, read_gaussian_ply
 from zoo.data.posed_images import PosedImages, step_generator
 from zoo.models.point_seeds.plane_sweep import plane_sweep_points
 from zoo.models.point_seeds.seeds import PointSeeds
-from zoo.models.point_seeds.visual_hull import hull_points, inside_hull
+from zoo.models.point_seeds.visual_hull import hull_points, inside_hull, silhouettes
 
 __all__ = ["Beginning", "HullBeginning", "JoinedBeginning", "MatchedBeginning", "RandomBeginning", "SavedBeginning"]
 
@@ -35,17 +35,6 @@ class Beginning(Protocol):
             ValueError: The views do not allow it.
         """
         ...
-
-
-def silhouettes(images: PosedImages) -> Tensor:
-    """Masks ``(N, H, W)`` bool of views with alpha.
-
-    Raises:
-        ValueError: They have none.
-    """
-    if not images.has_alpha:
-        raise ValueError("images: found no alpha, expected silhouettes; set data.silhouette")
-    return images.images[..., 3] >= 128
 
 
 def _colors(images: PosedImages) -> Tensor:
@@ -137,7 +126,7 @@ class MatchedBeginning:
         inside = ((found.points >= aabb[:3]) & (found.points <= aabb[3:])).all(-1)
         if masks is not None:
             inside &= inside_hull(found.points, images.cameras, masks, margin=2)
-        return PointSeeds(*(value[inside] for value in found)).thinned(self.most, step_generator(seed, 3))
+        return found.select(inside).thinned(self.most, step_generator(seed, 3))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +144,7 @@ class JoinedBeginning:
         found = [part(images, aabb, seed=seed) for part in self.parts.values() if part is not None]
         if not found:
             raise ValueError("parts: found none, expected at least one beginning")
-        return PointSeeds(*(torch.cat(values) for values in zip(*found, strict=True)))
+        return found[0].joined(*found[1:])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -158,7 +158,7 @@ def plane_sweep_points(
         chosen, points = chosen[agreeing], points[agreeing]
         at = (chosen[:, 1], chosen[:, 0])
         parts.append(PointSeeds(points, images[view][at], found.score[at].clamp(0, 1)))
-    return PointSeeds(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return parts[0].joined(*parts[1:])
 
 
 def lift_pixels(cameras: Cameras, view: int, pixels: Tensor, depth: Tensor) -> Tensor:

@@ -18,6 +18,12 @@ class PointSeeds(NamedTuple):
     points: Tensor  # (P, 3)
     colors: Tensor  # (P, 3) in [0, 1]
     confidence: Tensor  # (P,) in [0, 1]
+    normals: Tensor | None = None  # (P, 3) of the surface, of length 1, or 0 where it is not known
+
+    def select(self, rows: Tensor) -> PointSeeds:
+        """The points of a mask or of indices."""
+        normals = None if self.normals is None else self.normals[rows]
+        return PointSeeds(self.points[rows], self.colors[rows], self.confidence[rows], normals)
 
     def thinned(self, most: int, generator: torch.Generator | None = None) -> PointSeeds:
         """At most ``most`` of the points, drawn by their confidence without replacement, in their order."""
@@ -25,11 +31,18 @@ class PointSeeds(NamedTuple):
             return self
         weight = self.confidence.clamp_min(1e-6)
         chosen = torch.multinomial(weight.cpu(), most, generator=generator).sort().values.to(self.points.device)
-        return PointSeeds(self.points[chosen], self.colors[chosen], self.confidence[chosen])
+        return self.select(chosen)
 
-    def joined(self, other: PointSeeds) -> PointSeeds:
-        """Both sets of points."""
-        return PointSeeds(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
+    def joined(self, *others: PointSeeds) -> PointSeeds:
+        """All points, in the order of the sets."""
+        every = (self, *others)
+        normals = None
+        if any(part.normals is not None for part in every):
+            normals = torch.cat(
+                [torch.zeros_like(part.points) if part.normals is None else part.normals for part in every]
+            )
+        points, colors, confidence = (torch.cat(list(column)) for column in list(zip(*every, strict=True))[:3])
+        return PointSeeds(points, colors, confidence, normals)
 
 
 def look_up(images: Tensor, uv: Tensor) -> Tensor:

@@ -77,4 +77,4 @@ def depth_points(
             points = lift_pixels(cameras, view, chosen, depth)
         trust = torch.ones_like(depth) if confidence is None else confidence[view][at]
         parts.append(PointSeeds(points, images[view][at], trust))
-    return PointSeeds(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return parts[0].joined(*parts[1:])

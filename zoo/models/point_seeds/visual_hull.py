@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from zoo.data.cameras import Cameras
+from zoo.data.posed_images import PosedImages
 from zoo.models.point_seeds.seeds import PointSeeds, check_views, look_up
 
-__all__ = ["hull_points", "inside_hull"]
+__all__ = ["hull_points", "inside_hull", "silhouettes"]
+
+
+def silhouettes(images: PosedImages) -> Tensor:
+    """Masks ``(N, H, W)`` bool of views with alpha.
+
+    Raises:
+        ValueError: They have none.
+    """
+    if not images.has_alpha:
+        raise ValueError("images: found no alpha, expected silhouettes; set data.silhouette")
+    return images.images[..., 3] >= 128
 
 
 def inside_hull(points: Tensor, cameras: Cameras, masks: Tensor, *, margin: int = 0, least_views: int = 1) -> Tensor:
@@ -53,6 +65,7 @@ def hull_points(
     *,
     resolution: int = 64,
     surface_only: bool = True,
+    is_empty: Callable[[Tensor], Tensor] | None = None,
 ) -> PointSeeds:
     """Centres of the grid's cells in the visual hull, with the mean colour of the views that see them.
 
@@ -65,6 +78,7 @@ def hull_points(
         aabb: Box to fill, xmin ymin zmin xmax ymax zmax.
         resolution: Cells along each axis.
         surface_only: Whether cells surrounded by the hull are left out.
+        is_empty: Points ``(P, 3)`` that are known to be empty, ``(P,)`` bool, which are cut out of the hull; or None.
 
     Raises:
         ValueError: Shapes do not fit, or fewer than 2 views.
@@ -74,6 +88,8 @@ def hull_points(
     axes = [torch.linspace(0, 1, 2 * resolution + 1)[1::2] * (box[i + 3] - box[i]) + box[i] for i in range(3)]
     centers = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
     inside = torch.cat([inside_hull(part, cameras, masks) for part in centers.split(1 << 18)])
+    if is_empty is not None:
+        inside[inside.clone()] = ~is_empty(centers[inside])
     if surface_only:
         cells = inside.reshape(1, 1, *[resolution] * 3).float()
         outside = torch.nn.functional.pad(1 - cells, [1] * 6, value=1.0)
