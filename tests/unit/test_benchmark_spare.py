@@ -68,9 +68,9 @@ def test_every_change_of_a_recipe_changes_what_it_says() -> None:
         cases = cases_of(table, minutes=1, scenes=["House"], fox=Path("fox"))
         assert len({case.name for case in cases}) == len(cases)
     whole: dict[str, dict] = {}  # recipes without a change, which come first
-    for case in cases_of("ablation", minutes=1, scenes=["House"], steps={"spare_field": 700}):
+    for case in cases_of("ablation", minutes=2, scenes=["House"], steps={"spare_field": 700}):
         cfg = plain(compose(case.overrides))
-        assert cfg["trainer"]["max_time"] == {"seconds": 15}
+        assert cfg["trainer"]["max_time"] == {"seconds": 45}
         assert (cfg["data"]["downscale"], cfg["data"]["track"]) == (2, 1)
         assert cfg["trainer"]["max_steps"] == {"spare_field": 700, "spare_gaussians": 4000}[case.method]
         recipe = {"task": cfg["task"], "model": cfg["model"]}
