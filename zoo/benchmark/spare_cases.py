@@ -61,11 +61,12 @@ _NO_SILHOUETTE = ("data.silhouette=masks", "~data.silhouette")  # Hydra deletes 
 FOX_CHANGES = {
     "spare_gaussians": (
         "~data.silhouette", "task.carve=false", "task.terms.silhouette=null", "task.matching.in_hull=false",
-        "task.beginning.parts.surface.fill=0",
+        "task.beginning.parts.surface.fill=0", "task.matching.options.stride=4",
     ),
     "spare_field": (
         "~data.silhouette", *_OPAQUE_FIELD, "task.carve=false", "task.terms.silhouette=null",
         "task.terms.distortion.unit=4.0", "task.terms.occlusion.distance=0.4", "task.matching.in_hull=false",
+        "task.matching.options.stride=4",
     ),
     "spare_field_plain": (*_NO_SILHOUETTE, *_OPAQUE_FIELD, "task.background=random_per_ray"),
     "spare_gaussians_random": _NO_SILHOUETTE,

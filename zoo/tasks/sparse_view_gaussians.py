@@ -59,9 +59,9 @@ class SparseViewGaussiansTask(ViewTask):
         opacity_decay: Factor of all opacities after each step, which removes what no view supports; None: none.
         carve: Whether Gaussians outside of the silhouettes' visual hull, or seen by one view only, are dropped.
         carve_margin: Pixels by which the silhouettes are widened for it.
-        carve_every: Steps between two looks.
-        matching: Matches the photographs; with ``carve`` Gaussians in front of what it finds are dropped as well. None:
-            no matching.
+        carve_every: Steps between two looks for what is to be dropped.
+        matching: Matches the photographs, once, for the beginning and the terms that need it; Gaussians in front of what
+            it finds are dropped every ``carve_every`` steps. None: no matching.
         seed: Of the order of views, backgrounds, points and what the terms draw.
         log_every: Steps between two rows of training metrics.
         ply: File of the run folder that the Gaussians are written to at the end; None: none.
@@ -142,7 +142,7 @@ class SparseViewGaussiansTask(ViewTask):
     def _begin(self) -> None:
         images, data = self.images("train"), self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         self.model.scene_scale.fill_(camera_extent(images.cameras))
-        points = self.beginning(images.to("cpu"), data.aabb, seed=self.seed)
+        points = self.beginning(images.to("cpu"), data.aabb, seed=self.seed, find_surface=self._matched_surface)
         if not len(points.points):
             raise ValueError(f"beginning: {type(self.beginning).__name__} found no point to begin with")
         self.model.initialize_from_points(
@@ -192,21 +192,23 @@ class SparseViewGaussiansTask(ViewTask):
             self.model.densify(step, self.densification, [optimizer], learning_rate=optimizer.param_groups[0]["lr"])
         if self.opacity_decay is not None:
             self.model.fade(self.opacity_decay)
-        if self.carve and step % self.carve_every == 0:
+        if (self.carve or self.matching is not None) and step % self.carve_every == 0:
             self._drop_outside(optimizer)
         self._statistics = None
 
     def _drop_outside(self, optimizer: torch.optim.Optimizer) -> None:
         images = self.images("train")
         means = self.model.rows["means"].detach().to(images.images.device)
-        inside = inside_hull(means, images.cameras, silhouettes(images), margin=self.carve_margin, least_views=2)
+        inside = torch.ones(len(means), dtype=torch.bool, device=means.device)
+        if self.carve:
+            inside = inside_hull(means, images.cameras, silhouettes(images), margin=self.carve_margin, least_views=2)
         if self.matching is not None:
             inside &= ~self._matched_surface().is_empty(means.cpu()).to(inside.device)
         self.model.drop(~inside.to(self.device), [optimizer])
 
     def _matched_surface(self) -> MatchedSurface:
         if self.matching is None:
-            raise ValueError("task.matching: found null, which terms.matched_depth needs")
+            raise ValueError("task.matching: found null, which the beginning or terms.matched_depth needs")
         if self._surface is None:
             data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
             self._surface = self.matching(self.images("train").to("cpu"), data.aabb, seed=self.seed)

@@ -60,8 +60,12 @@ def test_views_far_apart_are_matched_and_see_through_what_is_empty() -> None:
 
 
 def test_what_matches_leave_open_is_filled_from_the_hull() -> None:
-    filled = SurfaceBeginning(matching=MATCHING, fill=300, most=1000, resolution=24)(IMAGES_APART, BOX, seed=0)
-    again = SurfaceBeginning(matching=MATCHING, fill=0, most=1000)(IMAGES_APART, BOX, seed=0)
+    surface = MATCHING(IMAGES_APART, BOX, seed=0)
+    begin = SurfaceBeginning(fill=300, most=1000, resolution=24)
+    filled = begin(IMAGES_APART, BOX, seed=0, find_surface=lambda: surface)
+    again = SurfaceBeginning(fill=0, most=1000)(IMAGES_APART, BOX, seed=0, find_surface=lambda: surface)
+    with pytest.raises(ValueError, match="find_surface: found None"):
+        begin(IMAGES_APART, BOX, seed=0)
     assert torch.equal(again.points, filled.points[:1000]), "the seed decides"
     assert 1100 <= len(filled.points) <= 1300
     size = (BOX[3:] - BOX[:3]) / 24

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,23 +13,38 @@ from torch import Tensor
 from zoo.data.cameras import Cameras
 from zoo.data.formats.gaussian_ply import SH_C0, read_gaussian_ply
 from zoo.data.posed_images import PosedImages, step_generator
+from zoo.models.point_seeds.matched_surface import MatchedSurface
 from zoo.models.point_seeds.plane_sweep import plane_sweep_points
 from zoo.models.point_seeds.seeds import PointSeeds
 from zoo.models.point_seeds.visual_hull import hull_points, inside_hull, silhouettes
 
-__all__ = ["Beginning", "HullBeginning", "JoinedBeginning", "MatchedBeginning", "RandomBeginning", "SavedBeginning"]
+__all__ = [
+    "Beginning",
+    "FindSurface",
+    "HullBeginning",
+    "JoinedBeginning",
+    "MatchedBeginning",
+    "RandomBeginning",
+    "SavedBeginning",
+]
+
+FindSurface = Callable[[], MatchedSurface]
 
 
 class Beginning(Protocol):
     """Makes the first points of a scene."""
 
-    def __call__(self, images: PosedImages, aabb: Tensor, *, seed: int) -> PointSeeds:
+    def __call__(
+        self, images: PosedImages, aabb: Tensor, *, seed: int, find_surface: FindSurface | None = None
+    ) -> PointSeeds:
         """The points.
 
         Args:
             images: The training views.
             aabb: Box to model, ``(6,)``.
             seed: Of whatever is drawn.
+            find_surface: Gives what patch-match finds in the views; matched once, when first asked for. None: nobody
+                matches.
 
         Raises:
             ValueError: The views do not allow it.
@@ -59,7 +74,9 @@ class RandomBeginning:
 
     count: int = 10_000
 
-    def __call__(self, images: PosedImages, aabb: Tensor, *, seed: int) -> PointSeeds:
+    def __call__(
+        self, images: PosedImages, aabb: Tensor, *, seed: int, find_surface: FindSurface | None = None
+    ) -> PointSeeds:
         """The points."""
         generator = step_generator(seed, 1)
         points = aabb[:3] + torch.rand(self.count, 3, generator=generator) * (aabb[3:] - aabb[:3])
@@ -80,7 +97,9 @@ class HullBeginning:
     surface_only: bool = True
     most: int = 20_000
 
-    def __call__(self, images: PosedImages, aabb: Tensor, *, seed: int) -> PointSeeds:
+    def __call__(
+        self, images: PosedImages, aabb: Tensor, *, seed: int, find_surface: FindSurface | None = None
+    ) -> PointSeeds:
         """The points."""
         found = hull_points(
             _colors(images), images.cameras, silhouettes(images), aabb, resolution=self.resolution,
@@ -115,7 +134,9 @@ class MatchedBeginning:
     most: int = 20_000
     in_hull: bool = True
 
-    def __call__(self, images: PosedImages, aabb: Tensor, *, seed: int) -> PointSeeds:
+    def __call__(
+        self, images: PosedImages, aabb: Tensor, *, seed: int, find_surface: FindSurface | None = None
+    ) -> PointSeeds:
         """The points."""
         masks = silhouettes(images) if self.in_hull else None
         near, far = _depth_range(images.cameras, aabb)
@@ -139,9 +160,11 @@ class JoinedBeginning:
 
     parts: Mapping[str, Beginning | None]
 
-    def __call__(self, images: PosedImages, aabb: Tensor, *, seed: int) -> PointSeeds:
+    def __call__(
+        self, images: PosedImages, aabb: Tensor, *, seed: int, find_surface: FindSurface | None = None
+    ) -> PointSeeds:
         """All points, in the order of the parts."""
-        found = [part(images, aabb, seed=seed) for part in self.parts.values() if part is not None]
+        found = [part(images, aabb, seed=seed, find_surface=find_surface) for part in self.parts.values() if part is not None]
         if not found:
             raise ValueError("parts: found none, expected at least one beginning")
         return found[0].joined(*found[1:])
@@ -157,7 +180,9 @@ class SavedBeginning:
 
     path: str
 
-    def __call__(self, images: PosedImages, aabb: Tensor, *, seed: int) -> PointSeeds:
+    def __call__(
+        self, images: PosedImages, aabb: Tensor, *, seed: int, find_surface: FindSurface | None = None
+    ) -> PointSeeds:
         """The points."""
         found = read_gaussian_ply(Path(self.path))
         return PointSeeds(found.means, (found.sh0[:, 0] * SH_C0 + 0.5).clamp(0, 1), torch.ones(len(found.means)))

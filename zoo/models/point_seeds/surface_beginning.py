@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from zoo.data.posed_images import PosedImages, step_generator
-from zoo.models.point_seeds.matched_surface import MatchedSurface, SurfaceMatching
+from zoo.models.point_seeds.beginnings import FindSurface
+from zoo.models.point_seeds.matched_surface import MatchedSurface
 from zoo.models.point_seeds.seeds import PointSeeds
 from zoo.models.point_seeds.visual_hull import hull_points, silhouettes
 
@@ -20,7 +21,6 @@ class SurfaceBeginning:
     """Points of the matched surface, and cells of the silhouettes' hull where neither matches nor empty space are.
 
     Attributes:
-        matching: finds the surface.
         most: largest number of its points.
         fill: largest number of cells beside it; 0 with captures without silhouettes.
         resolution: cells along each side of the box.
@@ -28,15 +28,18 @@ class SurfaceBeginning:
             all views show are left out too, since nothing says what they hold.
     """
 
-    matching: SurfaceMatching = field(default_factory=SurfaceMatching)
     most: int = 20_000
     fill: int = 5_000
     resolution: int = 64
     margin: float = 0.02
 
-    def __call__(self, images: PosedImages, aabb: Tensor, *, seed: int) -> PointSeeds:
+    def __call__(
+        self, images: PosedImages, aabb: Tensor, *, seed: int, find_surface: FindSurface | None = None
+    ) -> PointSeeds:
         """The points, those of the surface first."""
-        surface = self.matching(images, aabb, seed=seed)
+        if find_surface is None:
+            raise ValueError("find_surface: found None, expected what matches the views (task.matching)")
+        surface = find_surface()
         colors = images.images[..., :3].float() / 255
         found = surface.points(colors)
         inside = ((found.points >= aabb[:3]) & (found.points <= aabb[3:])).all(-1)
