@@ -76,8 +76,7 @@ def patch_match(
 ) -> PlaneMap:
     """Match one view against the nearest others.
 
-    A plane's score is the mean correlation of the better half of the other views, so that a view which does not see a
-    point cannot spoil it.
+    Views are joined as in `sweep_depth`: by the mean correlation of the better half of the compared ones.
 
     Args:
         images: ``(N, H, W, 3)`` in [0, 1].
