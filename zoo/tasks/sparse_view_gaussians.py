@@ -60,8 +60,8 @@ class SparseViewGaussiansTask(ViewTask):
         carve: Whether Gaussians outside of the silhouettes' visual hull, or seen by one view only, are dropped.
         carve_margin: Pixels by which the silhouettes are widened for it.
         carve_every: Steps between two looks for what is to be dropped.
-        matching: Matches the photographs, once, for the beginning and the terms that need it; Gaussians in front of what
-            it finds are dropped every ``carve_every`` steps. None: no matching.
+        matching: Matches the photographs, once, for the beginning and the terms that need it; Gaussians in front of
+            what it finds are dropped every ``carve_every`` steps. None: no matching.
         seed: Of the order of views, backgrounds, points and what the terms draw.
         log_every: Steps between two rows of training metrics.
         ply: File of the run folder that the Gaussians are written to at the end; None: none.

@@ -164,7 +164,9 @@ class JoinedBeginning:
         self, images: PosedImages, aabb: Tensor, *, seed: int, find_surface: FindSurface | None = None
     ) -> PointSeeds:
         """All points, in the order of the parts."""
-        found = [part(images, aabb, seed=seed, find_surface=find_surface) for part in self.parts.values() if part is not None]
+        found = [
+            part(images, aabb, seed=seed, find_surface=find_surface) for part in self.parts.values() if part is not None
+        ]
         if not found:
             raise ValueError("parts: found none, expected at least one beginning")
         return found[0].joined(*found[1:])
