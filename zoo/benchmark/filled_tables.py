@@ -34,7 +34,7 @@ __all__ = ["fill_between", "fill_tables", "pages_with_tables"]
 
 END = "<!-- end of figures -->"
 _BLOCK = re.compile(rf"<!-- figures\n(?P<wanted>.*?)\n-->\n(?P<table>.*?){re.escape(END)}", re.DOTALL)
-_PERCENT = {"accuracy", "miou", "miou_present"}
+_PERCENT = {"accuracy", "knn_accuracy", "miou", "miou_present"}
 
 
 def pages_with_tables(root: Path) -> Iterator[Path]:

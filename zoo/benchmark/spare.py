@@ -74,7 +74,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--scenes", nargs="+", choices=SCENES, default=list(SCENES[:3]), help="of the two tracks")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--minutes", type=float, default=8.0, help="of a run of the tracks and of the fox")
+    parser.add_argument("--minutes", type=float, default=6.0, help="of a run of the tracks and of the fox")
     parser.add_argument("--ablation-minutes", type=float, default=3.0, help="of a run of the ablation")
     for name in ("--steps", "--ablation-steps"):
         parser.add_argument(name, nargs="+", type=_steps, default=[], metavar="EXPERIMENT=N", help="length of its runs")
